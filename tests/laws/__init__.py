@@ -1,0 +1,1 @@
+"""The laws that every memory obeys; see README.md in this folder."""

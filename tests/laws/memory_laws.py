@@ -1,0 +1,118 @@
+"""Laws of single memories, with the rows of the table for which they hold."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palimpsest.memory import (
+    DeltaMemory,
+    LinearMemory,
+    LinearState,
+    Memory,
+    RidgeMemory,
+    RidgeRootMemory,
+    RidgeState,
+    scan,
+)
+from palimpsest.testing import assert_close, relative_rms
+
+from .cases import Case, learned
+from .stream_laws import assert_states_close
+
+
+def law_order_of_writes_is_irrelevant(memory: Memory[Any], case: Case) -> None:
+    """Sums do not know in which order, or in which segment, their terms came."""
+    q, k, v = case.stream()
+    order = torch.randperm(case.length, generator=case.generator(40))
+    _, expected = scan(memory, q, k, v, segment_length=case.segment_length)
+    _, state = scan(memory, q, k[:, :, order], v[:, :, order], segment_length=case.segment_length)
+    assert_states_close("state after shuffled writes", state, expected)
+
+
+def law_first_segment_equals_linear(memory: DeltaMemory, case: Case) -> None:
+    """An empty memory knows nothing that could be subtracted."""
+    _, k, v = case.stream()
+    written = memory.write(case.empty(memory), k, v)
+    linear = LinearMemory(memory.features)
+    assert_states_close("first write", written, linear.write(case.empty(linear), k, v))
+
+
+def law_write_is_a_contraction(memory: DeltaMemory, case: Case) -> None:
+    """|I - phi(K)^T D^-1 phi(K)| <= 1: what was stored can fade, never grow."""
+    norm = transition_norm(memory, case)
+    assert bool((norm <= 1.0 + 1e-12).all()), f"a write multiplies the old state by up to {norm.max().item():.3f}"
+
+
+def law_independent_keys_are_recalled(memory: RidgeMemory | RidgeRootMemory, case: Case) -> None:
+    """As many keys as features, linearly independent: the error of recall vanishes with lambda, and as fast."""
+    size = case.d_k
+    k = 4.0 * torch.eye(size, dtype=torch.float64) + 0.3 * case.normal(0, case.batch, case.heads, size, size)
+    v = case.normal(1, case.batch, case.heads, size, case.d_v)
+    phi = memory.features.apply(k)
+    assert bool((torch.linalg.svdvals(phi)[..., -1] > 1.0).all()), "the keys of this law are not independent"
+    for ridge in (1e-2, 1e-4, 1e-6, 1e-12):
+        read_back = _read_back(replace(memory, ridge=ridge), case, k, v)
+        # V - Phi W = lambda (Phi Phi^T + lambda I)^-1 V, and the smallest singular value of Phi is above 1
+        error = relative_rms(read_back, v)
+        assert error <= ridge + 1e-9, f"lambda = {ridge:g}: stored values come back with relative error {error:.1e}"
+
+
+def _read_back(memory: Memory[Any], case: Case, k: Tensor, v: Tensor) -> Tensor:
+    """Write once into an empty memory and ask for every key."""
+    return memory.read(memory.write(case.empty(memory), k, v), k)
+
+
+def law_root_equals_normal_equations(memory: RidgeRootMemory, case: Case) -> None:
+    """R^T R = H + lambda I with R upper triangular, R^T Y = M, and the same reads and gradients."""
+    normal = RidgeMemory(memory.features, memory.ridge)
+    root, sums = (_scanned(form, case) for form in (memory, normal))
+    factor, target = root["root"], root["target"]
+    ridge = torch.as_tensor(memory.ridge).view(-1, 1, 1) * torch.eye(case.d_k, dtype=torch.float64)
+    assert torch.equal(factor, factor.triu()), "R is not upper triangular"
+    assert_close("R^T R", factor.mT @ factor, sums["gram"] + ridge)
+    assert_close("R^T Y", factor.mT @ target, sums["matrix"], magnitude=1.0)
+    for name in root.keys() & sums.keys():
+        assert_close(name, root[name], sums[name], magnitude=1.0)
+
+
+def _scanned(memory: Memory[Any], case: Case) -> dict[str, Tensor]:
+    """Return the state, what was read, and the gradients of a random weighting of what was read, by name."""
+    q, k, v = stream = case.stream().map(lambda x: x.requires_grad_())
+    out, state = scan(memory, q, k, v, segment_length=case.segment_length, keep=case.mask())
+    leaves = {**stream._asdict(), **learned(memory)}
+    loss = (out * case.normal(30, *out.shape)).sum()
+    gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    named = {f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}
+    return {"out": out, **state._asdict(), **named}
+
+
+def law_rounded_sums_still_answer(memory: RidgeMemory, case: Case) -> None:
+    """After very many segments rounding has made H indefinite; a read is then inexact, but a number."""
+    shape = (case.batch, case.heads, case.d_k)
+    common = 1e6 * torch.ones(*shape, case.d_k)
+    rounding = 16.0 * torch.finfo(torch.float32).eps * 1e6 * case.d_k
+    indefinite = common - rounding * torch.eye(case.d_k)
+    state = RidgeState(indefinite, case.normal(1, *shape, case.d_v).float())
+    assert bool(memory.read(state, case.stream().q.float()).isfinite().all()), "rounded sums read NaN"
+
+
+MEMORY_LAWS = {
+    law_order_of_writes_is_irrelevant: ("linear", "ridge"),
+    law_first_segment_equals_linear: ("delta-exclusive", "delta-inclusive"),
+    law_write_is_a_contraction: ("delta-inclusive",),
+    law_independent_keys_are_recalled: ("ridge", "ridge-root"),
+    law_root_equals_normal_equations: ("ridge-root",),
+    law_rounded_sums_still_answer: ("ridge",),
+}
+
+
+def transition_norm(memory: DeltaMemory, case: Case) -> Tensor:
+    """Return the spectral norm ``[B, H]`` of the map from the old M to the new one: what a write of zeros does to I."""
+    _, k, _ = case.stream()
+    state: Any = case.written_state(memory)
+    identity = torch.eye(case.d_k, dtype=torch.float64).expand(case.batch, case.heads, -1, -1)
+    zeros = torch.zeros_like(k)
+    written = memory.write(LinearState(identity, state.normaliser), k, zeros)
+    return torch.linalg.matrix_norm(written.matrix, 2)

@@ -1,0 +1,66 @@
+"""Every law, for every memory in the table."""
+
+import pytest
+from hypothesis import given, settings
+
+from palimpsest.memory import DeltaMemory, parallel, scan
+
+from .cases import Case, cases
+from .memory_laws import MEMORY_LAWS, transition_norm
+from .number_laws import (
+    NUMBER_LAWS,
+    law_backward_cost_is_linear,
+    law_gradients_equal_finite_differences,
+)
+from .stream_laws import STREAM_LAWS, assert_states_close
+from .table import MEMORIES, Row, row_named
+
+every_memory = pytest.mark.parametrize("row", MEMORIES, ids=lambda row: row.name)
+
+
+@every_memory
+@pytest.mark.parametrize("law", [*STREAM_LAWS, *NUMBER_LAWS], ids=lambda law: law.__name__)
+@given(case=cases())
+def test_law(row: Row, law, case: Case) -> None:
+    law(row.build(case.heads), case)
+
+
+@pytest.mark.parametrize(
+    ("law", "name"),
+    [(law, name) for law, names in MEMORY_LAWS.items() for name in names],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+@given(case=cases())
+def test_law_of_one_memory(law, name: str, case: Case) -> None:
+    law(row_named(name).build(case.heads), case)
+
+
+def test_exclusive_delta_is_no_contraction() -> None:
+    # the reason for the inclusive normaliser: 20 tokens against a memory of 3 are subtracted several times over
+    case = Case(seed=0, heads=1, segment_length=20, d_k=3, d_v=2, document_ids=((0,) * 20,))
+    assert transition_norm(DeltaMemory(normaliser="exclusive"), case).item() > 2.0
+
+
+@pytest.mark.parametrize("run", [scan, parallel], ids=["scan", "parallel"])
+@every_memory
+def test_empty_stream_changes_nothing(row: Row, run) -> None:
+    case = Case(seed=0, heads=2, segment_length=3, d_k=3, d_v=2, document_ids=((),) * 2)
+    memory = row.build(case.heads)
+    state = case.written_state(memory)
+    for ids in (None, case.ids().long()):
+        out, after = run(memory, *case.stream(), segment_length=3, state=state, document_ids=ids)
+        assert out.shape == (2, 2, 0, 2)
+        assert_states_close("state", after, state)
+
+
+@every_memory
+@settings(max_examples=4)
+@given(case=cases(max_length=5))
+def test_gradients_equal_finite_differences(row: Row, case: Case) -> None:
+    law_gradients_equal_finite_differences(row.build(case.heads), case)
+
+
+@every_memory
+def test_backward_cost_is_linear(row: Row) -> None:
+    case = Case(seed=0, heads=1, segment_length=4, d_k=3, d_v=2, document_ids=((0,),) * 2)
+    law_backward_cost_is_linear(row.build(case.heads), case)
