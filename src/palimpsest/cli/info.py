@@ -1,0 +1,160 @@
+"""What a model is and costs, from its configuration alone: no weights are made or read."""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from palimpsest.attention.spec import AttentionSpec
+from palimpsest.data import TokenizerSpec, load_tokenizer, open_corpus
+from palimpsest.data.tokenizer import vocabulary_size
+from palimpsest.errors import InputError
+from palimpsest.memory import state_bytes
+from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
+from palimpsest.models.flops import flops_per_token, forward_flops_per_token
+from palimpsest.training import (
+    MixtureData,
+    PasskeyData,
+    Recipe,
+    TextData,
+    load_recipe,
+    model_config,
+    resolve_checkpoint,
+)
+from palimpsest.training.state import STATE, Progress
+
+ELEMENT_BYTES = 4
+"""Keys, values and memories are float32 unless a model is cast."""
+
+Row = tuple[str, str]
+
+
+def describe_recipe(path: Path) -> list[Row]:
+    """Describe the run of a recipe.
+
+    Raises:
+        InputError: the recipe is wrong, or what it names cannot be read.
+    """
+    recipe = load_recipe(path)
+    config = recipe_config(recipe)
+    training, row = recipe.training, row_length(recipe)
+    tokens = training.steps * training.batch_size * row
+    per_token = flops_per_token(config, row)
+    return [
+        ("recipe", recipe.name),
+        *_describe(config),
+        ("training per token", f"{per_token:,.0f} operations at {row:,} tokens a row"),
+        (
+            "run",
+            f"{training.steps:,} updates of {training.batch_size} rows: {tokens:,} tokens, "
+            f"{tokens * per_token:.3g} operations",
+        ),
+    ]
+
+
+def describe_checkpoint(path: Path) -> list[Row]:
+    """Describe a checkpoint, or the newest of a run directory.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    directory = resolve_checkpoint(path)
+    config = _config_of(directory)
+    rows = [("checkpoint", str(directory)), *_describe(config)]
+    if (directory / STATE).is_file():
+        progress = Progress.model_validate_json((directory / STATE).read_bytes())
+        rows.append(("trained", f"{progress.step:,} updates, {progress.tokens:,} tokens, {progress.seconds:,.0f} s"))
+    return rows
+
+
+def recipe_config(recipe: Recipe) -> PalimpsestConfig:
+    """Return the configuration of the model that a recipe trains.
+
+    Raises:
+        InputError: the checkpoint it starts from, its corpus or its tokenizer cannot be read.
+    """
+    if recipe.init is not None:
+        return _config_of(resolve_checkpoint(recipe.init))
+    assert recipe.model is not None  # the schema sees to it
+    return model_config(recipe.model, _vocabulary(recipe))
+
+
+def _config_of(checkpoint: Path) -> PalimpsestConfig:
+    try:
+        return PalimpsestConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{checkpoint} holds no palimpsest model: {error}") from error
+
+
+def _vocabulary(recipe: Recipe) -> int:
+    """Return the size of the vocabulary of a new model; one still to be trained may come out smaller."""
+    data = recipe.data.text if isinstance(recipe.data, MixtureData) else recipe.data
+    if isinstance(data, PasskeyData):
+        return vocabulary_size(load_tokenizer(str(data.tokenizer)))
+    if data.tokenizer is None:
+        assert data.directory is not None  # the schema sees to it
+        return open_corpus(data.directory).manifest.vocab_size
+    return _planned_vocabulary(data.tokenizer)
+
+
+def _planned_vocabulary(spec: TokenizerSpec) -> int:
+    return spec.vocab_size or vocabulary_size(load_tokenizer(str(spec.path)))
+
+
+def row_length(recipe: Recipe) -> int:
+    """Return the tokens in a row of a recipe's data."""
+    data = recipe.data
+    if isinstance(data, MixtureData):
+        return max(data.text.sequence_length, data.passkey.max_length)
+    return data.sequence_length if isinstance(data, TextData) else data.max_length
+
+
+def _describe(config: PalimpsestConfig) -> list[Row]:
+    spec = config.attention_spec
+    layers = range(config.num_hidden_layers)
+    kinds = Counter(spec.kind(layer) for layer in layers)
+    with torch.device("meta"):
+        parameters = PalimpsestForCausalLM(config).num_parameters()
+    names = {"memory": f"memory ({spec.memory.kind})", "segment_local": "segment-local", "full": "full"}
+    fixed = [bytes_of_layer(config, spec, layer) for layer in layers]
+    memory, local = (sum(sizes) for sizes in zip(*fixed, strict=True))
+    growing = kinds["full"] * key_value_bytes(config)
+    parts = [
+        (memory, "bytes of memory"),
+        (local, "bytes of keys and values of the open segment"),
+        (growing, "bytes for every token of the context"),
+    ]
+    return [
+        ("parameters", f"{parameters:,}"),
+        ("layers", ", ".join(f"{count} {names[kind]}" for kind, count in kinds.items())),
+        ("width", f"{config.hidden_size}, {config.num_attention_heads} heads, vocabulary {config.vocab_size:,}"),
+        ("segment", f"{spec.segment_length:,} tokens"),
+        ("state per sequence", ", ".join(f"{size:,} {what}" for size, what in parts if size)),
+        (
+            "forward per token",
+            f"{forward_flops_per_token(config, spec.segment_length):,.0f} operations in the first segment",
+        ),
+    ]
+
+
+def bytes_of_layer(config: PalimpsestConfig, spec: AttentionSpec, layer: int) -> tuple[int, int]:
+    """Return the bytes a layer holds for one sequence, however long: its memory, and its open segment."""
+    kind = spec.kind(layer)
+    if kind == "full":
+        return 0, 0
+    local = spec.segment_length * key_value_bytes(config)
+    if kind == "segment_local":
+        return 0, local
+    heads, head = config.num_attention_heads, _head_size(config)
+    learned = {name: torch.zeros(heads, device="meta") for name in spec.memory.learned()}
+    return state_bytes(spec.memory.build(learned).init(1, heads, head, head, device="meta")), local
+
+
+def key_value_bytes(config: PalimpsestConfig) -> int:
+    """Return the bytes of one token's keys and values in one layer."""
+    heads = config.num_key_value_heads or config.num_attention_heads
+    return 2 * heads * _head_size(config) * ELEMENT_BYTES
+
+
+def _head_size(config: PalimpsestConfig) -> int:
+    return config.head_dim or config.hidden_size // config.num_attention_heads

@@ -1,0 +1,197 @@
+"""Commands on one recipe or one checkpoint: train, eval, probe, generate, info."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palimpsest.cli.console import list_of, output, progress, resumable, say
+from palimpsest.errors import InputError, nearest
+
+TASKS = ("passkey",)
+DEPTHS = "0,0.25,0.5,0.75,1"
+
+CheckpointPath = Annotated[
+    Path,
+    typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a run directory (its newest).", show_default=False),
+]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        "--lengths",
+        metavar="160,288",
+        help="Exact lengths in tokens, answer included.",
+        show_default="1, 2 and 4 times the trained length",
+    ),
+]
+Depths = Annotated[
+    str, typer.Option("--depths", metavar="0,0.5,1", help="Places of the needle: 0 is first, 1 next to the question.")
+]
+Items = Annotated[int, typer.Option("--items", min=1, help="Items for each length and depth.")]
+ItemSeed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of the items; keep 10,000 and above for final tests.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where items/ is written.", show_default="runs/eval")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an app."""
+    app.command("train", epilog="Example: palimpsest train recipes/ridge.yaml --out runs/ridge")(train)
+    app.command("eval", epilog="Example: palimpsest eval runs/ridge --tasks passkey --lengths 160,288")(evaluate)
+    app.command("probe", epilog="Example: palimpsest probe runs/ridge --interventions swap,zero")(probe)
+    app.command("generate", epilog="Example: palimpsest generate runs/ridge --prompt-file book.txt")(generate)
+    app.command("info", epilog="Example: palimpsest info recipes/ridge.yaml")(info)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
+    ] = None,
+) -> None:
+    """Train by a recipe; the same command resumes an interrupted run and ends with the same weights."""
+    from palimpsest.training import load_recipe
+    from palimpsest.training import train as run_training
+
+    loaded = load_recipe(recipe)
+    run_dir = out or Path("runs") / loaded.name
+    with resumable(f"Stopped; checkpoints, if there are any, are in {run_dir}; the same command continues."):
+        typer.echo(f"Checkpoint: {run_training(loaded, run_dir, progress=True)}")
+
+
+def evaluate(
+    checkpoint: CheckpointPath,
+    tasks: Annotated[str, typer.Option("--tasks", metavar="NAME,...", help="What to ask.")] = "passkey",
+    lengths: Lengths = None,
+    depths: Depths = DEPTHS,
+    items: Items = 20,
+    seed: ItemSeed = 0,
+    out: Out = None,
+) -> None:
+    """Ask a checkpoint for keys told far back, and show how many it retrieves, with intervals."""
+    for name in list_of("--tasks", tasks, str):
+        if name not in TASKS:
+            raise InputError(f"--tasks: there is no task '{name}'.{nearest(name, TASKS)}")
+    from palimpsest.cli.evaluation import Grid, open_checkpoint
+    from palimpsest.cli.evaluation import evaluate as answer
+    from palimpsest.cli.tables import passkey_table
+
+    grid = Grid(_lengths(lengths), list_of("--depths", depths, float), items, seed, [])
+    records, path = answer(open_checkpoint(checkpoint), grid, out or Path("runs/eval"))
+    output().print(passkey_table(records))
+    typer.echo(f"Items: {path}")
+
+
+def probe(
+    checkpoint: CheckpointPath,
+    interventions: Annotated[
+        str,
+        typer.Option(
+            "--interventions",
+            metavar="NAME,...",
+            help="swap: the memory of another item; zero: an empty one; gate_closed: no reading.",
+        ),
+    ] = "swap,zero,gate_closed",
+    lengths: Lengths = None,
+    depths: Depths = DEPTHS,
+    items: Items = 20,
+    seed: ItemSeed = 0,
+    out: Out = None,
+) -> None:
+    """Take the memory away before the answer, and show what is lost, paired by item."""
+    names = list_of("--interventions", interventions, str)
+    from palimpsest.cli.evaluation import Grid, open_checkpoint
+    from palimpsest.cli.evaluation import evaluate as answer
+    from palimpsest.cli.tables import probe_table
+
+    grid = Grid(_lengths(lengths), list_of("--depths", depths, float), items, seed, names)
+    records, path = answer(open_checkpoint(checkpoint), grid, out or Path("runs/eval"))
+    output().print(probe_table(records, names))
+    typer.echo(f"Items: {path}")
+
+
+def _lengths(text: str | None) -> list[int]:
+    return [] if text is None else list_of("--lengths", text, int)
+
+
+def generate(
+    checkpoint: CheckpointPath,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to continue.", show_default=False)] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt-file", help="A file with the text, of any length.", show_default=False)
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to write at most.")] = 128,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 writes the likeliest token, 1 draws as the model says.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+) -> None:
+    """Continue a text of any length: it is read segment by segment, in memory that does not grow."""
+    text = _prompt(prompt, prompt_file)
+    import torch
+
+    from palimpsest.cli.evaluation import open_checkpoint
+    from palimpsest.data.tokenizer import document_encoder, end_of_text_number
+    from palimpsest.models import PalimpsestCache
+    from palimpsest.models.streaming import continue_from, prefill, text_pieces
+
+    subject = open_checkpoint(checkpoint).subject
+    model, tokenizer = subject.model, subject.tokenizer
+    prompt_ids = torch.tensor([document_encoder(tokenizer)([text])[0]], dtype=torch.long)
+    cache = PalimpsestCache(model.config)
+    with progress("tokens") as bars:
+        bar = bars.add_task("reading", total=prompt_ids.shape[1])
+        logits = prefill(model, prompt_ids, cache, listen=lambda read: bars.update(bar, completed=read))
+    written = continue_from(
+        model,
+        logits,
+        cache,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        generator=torch.Generator().manual_seed(seed),
+        stop=(end_of_text_number(tokenizer),),
+    )
+    for piece in text_pieces(tokenizer, written):
+        typer.echo(piece, nl=False)
+    typer.echo()
+    memory, local = cache.bytes()
+    say(f"Read {prompt_ids.shape[1]:,} tokens into {memory:,} bytes of memory and {local:,} of keys and values.")
+
+
+def _prompt(text: str | None, path: Path | None) -> str:
+    """Return the prompt.
+
+    Raises:
+        InputError: none or two of them, a file that cannot be read, no text.
+    """
+    if (text is None) == (path is None):
+        raise InputError("Give either --prompt or --prompt-file.")
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not a text file (byte {error.start} is not UTF-8).") from error
+    if not text:
+        raise InputError("The prompt is empty: it must have at least one character.")
+    return text
+
+
+def info(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE_OR_CHECKPOINT", help="A recipe, a checkpoint or a run.", show_default=False),
+    ],
+) -> None:
+    """Show what a model is and costs: parameters, kinds of attention, bytes of state, operations, tokens."""
+    from rich.table import Table
+
+    from palimpsest.cli.info import describe_checkpoint, describe_recipe
+
+    table = Table(show_header=False, box=None)
+    for name, value in (describe_checkpoint if source.is_dir() else describe_recipe)(source):
+        table.add_row(name, value)
+    output().print(table)

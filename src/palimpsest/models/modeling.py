@@ -1,0 +1,228 @@
+"""The model: LLaMA's blocks around the attention layers of ``palimpsest.attention``."""
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.generation.configuration_utils import GenerationConfig, GenerationMode
+from transformers.generation.utils import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
+
+from palimpsest.attention import Attention, FullAttention, MemoryAttention, SegmentLocalAttention
+from palimpsest.attention.gate import Gate
+from palimpsest.attention.memory import LearnedQuantities
+from palimpsest.attention.stream import Progress, Stream, describe
+from palimpsest.memory.layout import document_numbers
+from palimpsest.models.cache import PalimpsestCache
+from palimpsest.models.configuration import PalimpsestConfig
+
+
+def build_attention(config: PalimpsestConfig, layer: int) -> Attention:
+    """Return the attention of a layer."""
+    spec = config.attention_spec
+    kind = spec.kind(layer)
+    if kind == "full":
+        return FullAttention(config, layer)
+    if kind == "segment_local":
+        return SegmentLocalAttention(config, layer)
+    return MemoryAttention(config, spec, layer)
+
+
+class PalimpsestDecoderLayer(GradientCheckpointingLayer):
+    """LLaMA's block: attention and MLP, each after a norm, each added to the residual stream."""
+
+    def __init__(self, config: PalimpsestConfig, layer: int):
+        super().__init__()
+        self.self_attn = build_attention(config, layer)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, stream: Stream, cache: object | None) -> Tensor:
+        """Return ``[B, T, hidden]``."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), stream, cache)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class PalimpsestPreTrainedModel(PreTrainedModel):
+    """What the model classes share: their configuration, and how new weights begin."""
+
+    config: PalimpsestConfig
+    config_class = PalimpsestConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PalimpsestDecoderLayer"]  # noqa: RUF012 (as transformers declares it)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _is_stateful = True  # a memory cannot be rolled back: no assisted decoding
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Gate):
+            init.constant_(module.bias, module.spec.init)
+            if module.weight is not None:
+                init.zeros_(module.weight)
+        elif isinstance(module, LearnedQuantities):
+            for name, value in module.initial.items():
+                init.constant_(module[name], value)
+
+
+class PalimpsestModel(PalimpsestPreTrainedModel):
+    """The decoder without its head."""
+
+    def __init__(self, config: PalimpsestConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(PalimpsestDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config=config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: PalimpsestCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        **kwargs: object,
+    ) -> BaseModelOutputWithPast:
+        """Return the hidden states ``[B, T, hidden]`` and the cache.
+
+        Args:
+            input_ids: ``[B, T]``, or ``inputs_embeds`` ``[B, T, hidden]`` in its place.
+            attention_mask: ``[B, T]`` or, after a cache of P columns, ``[B, P + T]``: 0 for padding, anywhere in a row.
+            past_key_values: the cache to continue, updated in place.
+            use_cache: whether to return a cache; by default the configuration's ``use_cache``, but not in training and
+                not for packed documents.
+            document_ids: ``[B, T]``, a change starts a new document (see ``documents`` in the attention block),
+                negative ids are padding. Packed documents are whole rows: they neither follow a cache nor leave one.
+            kwargs: what ``generate`` passes to all models; places are counted here, not taken from ``position_ids``.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and document_ids is None
+        cache = PalimpsestCache(self.config) if use_cache and past_key_values is None else past_key_values
+        self._check_cache(cache, document_ids)
+        stream = self._stream(hidden, attention_mask, document_ids, cache)
+        for layer, block in enumerate(self.layers):
+            hidden = block(hidden, stream, None if cache is None else cache.layers[layer])
+        if cache is not None:
+            cache.advance(hidden.shape[1], stream.real)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=cache)
+
+    def _check_cache(self, cache: object | None, documents: Tensor | None) -> None:
+        if cache is None:
+            return
+        if not isinstance(cache, PalimpsestCache):
+            raise ValueError(f"past_key_values must be a PalimpsestCache, got {type(cache).__name__}")
+        if documents is not None:
+            raise ValueError("document_ids cannot go with a cache: a cached stream is one document per row")
+        if self.gradient_checkpointing and self.training:
+            raise ValueError("gradient checkpointing cannot go with a cache: recomputing a layer would write it twice")
+
+    def _stream(
+        self, hidden: Tensor, mask: Tensor | None, documents: Tensor | None, cache: PalimpsestCache | None
+    ) -> Stream:
+        """Describe the tokens of this pass."""
+        batch, tokens, _ = hidden.shape
+        spec = self.config.attention_spec
+        real = None if mask is None else mask[:, -tokens:].bool()
+        if documents is not None:
+            real = documents >= 0 if real is None else real & (documents >= 0)
+        if real is not None and bool(real.all()):
+            real = None
+        documents = self._documents(documents if spec.documents == "reset" else None, real)
+        progress = None if cache is None else Progress(cache.begin(batch, hidden.device))
+        layout, fill, closed, positions = describe(
+            documents, batch, tokens, spec.segment_length, progress, hidden.device
+        )
+        places = torch.arange(spec.segment_length, device=hidden.device)[None]
+        cos, sin = self.rotary_emb(hidden, places)
+        return Stream(
+            spec.segment_length,
+            real,
+            documents,
+            layout,
+            fill,
+            closed,
+            (cos[0], sin[0]),
+            self.rotary_emb(hidden, positions),
+        )
+
+    @staticmethod
+    def _documents(documents: Tensor | None, real: Tensor | None) -> Tensor | None:
+        """Number each row's documents, padding -1: ``[B, T]``, or None if all rows are one document without padding."""
+        if documents is None:
+            return None if real is None else torch.where(real, 0, -1)
+        return document_numbers(documents if real is None else torch.where(real, documents, -1))
+
+
+class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
+    """A causal language model on a bounded, compressive memory."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (as transformers declares it)
+
+    def __init__(self, config: PalimpsestConfig):
+        super().__init__(config)
+        self.model = PalimpsestModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: PalimpsestCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: object,
+    ) -> CausalLMOutputWithPast:
+        """Return logits ``[B, T, vocabulary]`` (of the last ``logits_to_keep`` tokens, if given), loss and cache.
+
+        ``labels`` ``[B, T]`` are the input ids, or -100 where no loss is taken; they are shifted here. The other
+        arguments are those of ``PalimpsestModel``.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            document_ids=document_ids,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+            )
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+    def _prepare_cache_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride] (bool there, never used)
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict,
+        generation_mode: GenerationMode,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        """Begin generation with our own cache (transformers would build one of keys and values that grows)."""
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = PalimpsestCache(self.config)

@@ -1,0 +1,5 @@
+"""Interventions on memories, as pure functions on their states."""
+
+from palimpsest.probes.interventions import INTERVENTIONS, intervene, memory_layers, override_gates, swap, zero
+
+__all__ = ["INTERVENTIONS", "intervene", "memory_layers", "override_gates", "swap", "zero"]

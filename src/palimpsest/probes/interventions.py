@@ -1,0 +1,92 @@
+"""Pure interventions on memory states, and the context managers that apply them to a model.
+
+A probe is a function ``probe(site, state) -> state``. While it is in force, every memory layer calls it once at every
+segment boundary, before the segment that begins there reads, and goes on from the state it returns; ``site.segment``
+says, per row, how many segments were written before.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from palimpsest.attention import MemoryAttention, Probe, Site
+from palimpsest.errors import InputError
+
+
+def memory_layers(model: nn.Module) -> list[MemoryAttention]:
+    """Return the memory layers of a model, in order."""
+    return [module for module in model.modules() if isinstance(module, MemoryAttention)]
+
+
+@contextmanager
+def intervene(model: nn.Module, probe: Probe) -> Iterator[None]:
+    """Apply ``probe`` to every layer's memory at every segment boundary, inside a ``with`` block."""
+    layers = memory_layers(model)
+    earlier = [layer.probe for layer in layers]
+    for layer in layers:
+        layer.probe = probe
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, earlier, strict=True):
+            layer.probe = before
+
+
+@contextmanager
+def override_gates(model: nn.Module, value: float) -> Iterator[None]:
+    """Set every gate to ``value`` (0: local attention alone, 1: memory alone) inside a ``with`` block."""
+    layers = memory_layers(model)
+    earlier = [layer.gate_override for layer in layers]
+    for layer in layers:
+        layer.gate_override = value
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, earlier, strict=True):
+            layer.gate_override = before
+
+
+def zero(site: Site, state: tuple) -> tuple:
+    """Empty the sums of the memory: it reads zero, and the gate still applies."""
+    return type(state)(*(torch.zeros_like(leaf) for leaf in state))
+
+
+def swap(site: Site, state: tuple) -> tuple:
+    """Give every row the memory of the next row: the same statistics, the content of another document.
+
+    Raises:
+        InputError: a batch of one row, which has no other document.
+    """
+    if state[0].shape[0] < 2:
+        raise InputError("the swap probe needs a batch of at least 2 documents, got 1.")
+    return type(state)(*(leaf.roll(-1, 0) for leaf in state))
+
+
+Intervention = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+def _intact(model: nn.Module) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _swap(model: nn.Module) -> AbstractContextManager[None]:
+    return intervene(model, swap)
+
+
+def _zero(model: nn.Module) -> AbstractContextManager[None]:
+    return intervene(model, zero)
+
+
+def _gate_closed(model: nn.Module) -> AbstractContextManager[None]:
+    return override_gates(model, 0.0)
+
+
+INTERVENTIONS: dict[str, Intervention] = {
+    "none": _intact,
+    "swap": _swap,
+    "zero": _zero,
+    "gate_closed": _gate_closed,
+}
+"""Named interventions: each makes a context manager for a model."""

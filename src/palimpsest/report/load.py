@@ -1,0 +1,216 @@
+"""Read the records of a study, finished or not."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pydantic import TypeAdapter
+
+from palimpsest.errors import InputError
+from palimpsest.records import (
+    ArmRecord,
+    CostRecord,
+    ItemRecord,
+    PositionLossRecord,
+    Provenance,
+    Record,
+    StepRecord,
+    StudyRecord,
+    VerdictRecord,
+    read_jsonl,
+)
+
+INTACT = "none"
+STAGE_NAMES: Mapping[str, str] = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+STAGES = tuple(STAGE_NAMES)
+
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+
+class Run(NamedTuple):
+    """One trained model."""
+
+    arm: str
+    seed: int
+
+
+class Stage(NamedTuple):
+    """One stage of training of one model."""
+
+    arm: str
+    seed: int
+    stage: str
+
+
+class Condition(NamedTuple):
+    """One model, intact (``"none"``) or under an intervention."""
+
+    arm: str
+    seed: int
+    intervention: str
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """All records of one study.
+
+    Attributes:
+        directory: where the records lie.
+        study: what the study set out to do.
+        verdicts: the judged claims, None where the study has not come to them.
+        items: the answers of each model and intervention.
+        losses: held-out loss by position of each model and intervention.
+        metrics: logged steps of each stage of training, in order.
+        costs: what each model costs.
+        provenance: where each stage of training came from.
+    """
+
+    directory: Path
+    study: StudyRecord
+    verdicts: Sequence[VerdictRecord] | None
+    items: Mapping[Condition, Sequence[ItemRecord]]
+    losses: Mapping[Condition, Sequence[PositionLossRecord]]
+    metrics: Mapping[Stage, Sequence[StepRecord]]
+    costs: Mapping[Run, CostRecord]
+    provenance: Mapping[Stage, Provenance]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in the order of the study."""
+        return [arm.name for arm in self.study.arms]
+
+    @property
+    def memory_arms(self) -> list[str]:
+        """Names of the arms that have a memory."""
+        return [arm.name for arm in self.study.arms if arm.memory is not None]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of which there is an item, or else the planned ones."""
+        return sorted({condition.seed for condition in self.items}) or sorted(self.study.seeds)
+
+    def arm(self, name: str) -> ArmRecord:
+        """Return the arm of this name."""
+        return next(arm for arm in self.study.arms if arm.name == name)
+
+    def interventions(self, arm: str) -> list[str]:
+        """Return the interventions made on an arm: first those of the plan, then others."""
+        made = {c.intervention for c in (*self.items, *self.losses) if c.arm == arm} - {INTACT}
+        planned = [name for name in self.study.interventions if name in made]
+        return planned + sorted(made - set(planned))
+
+
+def load_records(directory: Path) -> StudyResults:
+    """Read the records directory of a study. Only ``study.json`` must exist; what else is missing stays empty.
+
+    Raises:
+        InputError: no study there, a damaged file, or an answer or loss that is recorded twice.
+    """
+    study_file = directory / "study.json"
+    if not study_file.is_file():
+        raise InputError(f"{directory} is not the records directory of a study: it has no study.json.")
+    verdicts_file = directory / "verdicts.json"
+    verdicts = _read_json(verdicts_file, list[VerdictRecord]) if verdicts_file.is_file() else None
+    return StudyResults(
+        directory=directory,
+        study=_read_json(study_file, StudyRecord),
+        verdicts=verdicts,
+        items=_items(directory / "items"),
+        losses=_losses(directory / "position_loss"),
+        metrics=_metrics(directory / "metrics"),
+        costs=_costs(directory / "cost"),
+        provenance={
+            _stage(path, path.stem): _read_json(path, Provenance)
+            for path in sorted((directory / "provenance").glob("*.json"))
+        },
+    )
+
+
+def find_lines(path: Path) -> Path | None:
+    """Return the existing file of this name, which may leave out ``.jsonl`` or ``.jsonl.gz``."""
+    candidates = (path, *(path.with_name(path.name + suffix) for suffix in _SUFFIXES))
+    # unlike Path.is_file, os.path.isfile says no to a name that no file can have
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+
+
+def _read_json(path: Path, kind: type[T]) -> T:
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValueError as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise InputError(f"{path}: not a {name}: {error}") from error
+
+
+def _line_files(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield name and path of every file of JSON lines, in order of names."""
+    seen: dict[str, Path] = {}
+    for path in sorted(path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")):
+        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        if name in seen:
+            raise InputError(f"{path} and {seen[name].name} hold the records of one run: remove one of them.")
+        seen[name] = path
+        yield name, path
+
+
+def _read_lines(path: Path, kind: type[R]) -> list[R]:
+    try:
+        return list(read_jsonl(path, kind))
+    except (EOFError, OSError) as error:
+        raise InputError(f"{path} is damaged or cannot be read: {error}") from error
+
+
+def _items(directory: Path) -> dict[Condition, list[ItemRecord]]:
+    found: dict[Condition, list[ItemRecord]] = defaultdict(list)
+    seen: set[tuple[str, int, str, str, str]] = set()
+    for _, path in _line_files(directory):
+        for item in _read_lines(path, ItemRecord):
+            key = (item.arm, item.seed, item.intervention, item.task, item.item_id)
+            if key in seen:
+                raise InputError(
+                    f"{path}: item {item.item_id} of arm '{item.arm}', seed {item.seed}, intervention "
+                    f"'{item.intervention}' is recorded twice; keep the answers of one checkpoint."
+                )
+            seen.add(key)
+            found[Condition(item.arm, item.seed, item.intervention)].append(item)
+    return dict(found)
+
+
+def _losses(directory: Path) -> dict[Condition, list[PositionLossRecord]]:
+    found: dict[Condition, list[PositionLossRecord]] = defaultdict(list)
+    seen: set[tuple[str, int, str, str, int]] = set()
+    for _, path in _line_files(directory):
+        for loss in _read_lines(path, PositionLossRecord):
+            key = (loss.arm, loss.seed, loss.intervention, loss.document_id, loss.position_start)
+            if key in seen:
+                raise InputError(
+                    f"{path}: document {loss.document_id} at position {loss.position_start} of arm '{loss.arm}', "
+                    f"seed {loss.seed}, intervention '{loss.intervention}' is recorded twice."
+                )
+            seen.add(key)
+            found[Condition(loss.arm, loss.seed, loss.intervention)].append(loss)
+    return dict(found)
+
+
+def _metrics(directory: Path) -> dict[Stage, list[StepRecord]]:
+    return {_stage(path, name): _read_lines(path, StepRecord) for name, path in _line_files(directory)}
+
+
+def _costs(directory: Path) -> dict[Run, CostRecord]:
+    records = [_read_json(path, CostRecord) for path in sorted(directory.glob("*.json"))]
+    return {Run(record.arm, record.seed): record for record in records}
+
+
+def _stage(path: Path, name: str) -> Stage:
+    """Take ``<arm>-s<seed>-<stage>`` apart; an arm's name may itself contain such parts."""
+    run, _, stage = name.rpartition("-")
+    arm, mark, seed = run.rpartition("-s")
+    if not (arm and mark and seed.isdecimal() and stage in STAGES):
+        known = " or ".join(STAGES)
+        raise InputError(f"{path}: expected a name like ARM-s0-STAGE with a stage {known}.")
+    return Stage(arm, int(seed), stage)

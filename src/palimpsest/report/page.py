@@ -1,0 +1,94 @@
+"""Records in, one page out: a single HTML file without scripts, and its figures and tables as files beside it."""
+
+from pathlib import Path
+
+from palimpsest.records import write_atomic
+from palimpsest.report.catalogue import data_tables
+from palimpsest.report.load import StudyResults, load_records
+from palimpsest.report.markup import Html, code, element, joined, prose
+from palimpsest.report.numerals import listed, plural, tokens
+from palimpsest.report.sections import Section, arms_table, sections, tally
+from palimpsest.report.stylesheet import STYLESHEET
+from palimpsest.report.tables import table_csv, table_html
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def write_report(records_dir: Path, out_dir: Path) -> Path:
+    """Write ``index.html``, ``figures/*.svg`` and ``tables/*.csv`` to ``out_dir`` and return the page's path.
+
+    The page needs no network, no script and none of the other files. The same records give the same bytes.
+
+    Raises:
+        InputError: as ``load_records``.
+    """
+    results = load_records(records_dir)
+    parts = sections(results, out_dir)
+    page = out_dir / "index.html"
+    for plot in (plot for part in parts for plot in part.plots):
+        write_atomic(out_dir / "figures" / f"{plot.name}.svg", plot.svg)
+    for table in data_tables(results):
+        write_atomic(out_dir / "tables" / f"{table.name}.csv", table_csv(table))
+    write_atomic(page, _document(results, parts))
+    return page
+
+
+def _document(results: StudyResults, parts: list[Section]) -> str:
+    study = results.study
+    head = element(
+        "head",
+        None,
+        element("meta", {"charset": "utf-8"}),
+        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
+        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        element("meta", {"name": "color-scheme", "content": "light dark"}),
+        element("title", None, f"{prose(study.name)}: a palimpsest study"),
+        Html(f"<style>{STYLESHEET}</style>"),
+    )
+    body = element(
+        "body", None, _header(results, parts), element("main", None, *(part.html for part in parts)), _footer(results)
+    )
+    return "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, body) + "\n"
+
+
+def _header(results: StudyResults, parts: list[Section]) -> Html:
+    study = results.study
+    links = [element("li", None, element("a", {"href": f"#{part.anchor}"}, part.title)) for part in parts]
+    shape = f"{plural(study.layers, 'layer')} of {plural(study.heads, 'head')}"
+    setting = element(
+        "details",
+        None,
+        element("summary", None, "What was compared"),
+        element(
+            "p",
+            None,
+            f"Models with {shape} and segments of {tokens(study.segment_length)} tokens, trained on at most "
+            f"{tokens(study.trained_length)} tokens and asked at "
+            f"{listed([tokens(length) for length in study.lengths])}; seeds {listed([str(s) for s in study.seeds])}.",
+        ),
+        table_html(arms_table(results)),
+    )
+    return element(
+        "header",
+        None,
+        element("p", {"class": "made"}, "A study made with palimpsest"),
+        element("h1", None, prose(study.name)),
+        element("p", {"class": "question"}, prose(study.question)),
+        tally(results.verdicts) if results.verdicts else "",
+        setting,
+        element("nav", {"aria-label": "Sections"}, element("ul", None, *links)),
+    )
+
+
+def _footer(results: StudyResults) -> Html:
+    return element(
+        "footer",
+        None,
+        joined(
+            [
+                "Every number on this page was computed from the records in ",
+                code(results.directory.resolve().name),
+                "; n is the number of items, documents or runs behind it.",
+            ]
+        ),
+    )

@@ -1,0 +1,282 @@
+"""The training loop, for pretraining and fine-tuning alike.
+
+One update: the gradient of the mean loss over all labelled tokens of the batch, in however many micro-batches it is
+computed; clipped; skipped if anything in it is not finite. All that an update needs is the state after the one before
+it and its own number, so that a run can stop anywhere and continue to the same bits.
+"""
+
+import logging
+import math
+import signal
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from palimpsest.data import IGNORED
+from palimpsest.errors import InputError
+from palimpsest.models import PalimpsestForCausalLM
+from palimpsest.records import LayerMetrics, Provenance, StepRecord, write_json
+from palimpsest.training.checkpoint import Checkpoints, disk_full_as_input_error, resolve_checkpoint
+from palimpsest.training.console import Interrupted, progress_bar, stop_on_signals
+from palimpsest.training.data import Batch, BatchSource, batch_source
+from palimpsest.training.metrics import MetricsLog, layer_metrics
+from palimpsest.training.optimizer import build_optimizer, set_learning_rates
+from palimpsest.training.provenance import provenance
+from palimpsest.training.recipe import Recipe
+from palimpsest.training.run import CHECKPOINTS, DATA, METRICS, PROVENANCE, claim
+from palimpsest.training.state import (
+    Learner,
+    Progress,
+    model_config,
+    new_model,
+    pretrained_model,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(InputError):
+    """Training cannot go on: losses or gradients stay not finite."""
+
+
+def train(recipe: Recipe, run_dir: Path | str, *, progress: bool = False) -> Path:
+    """Train by a recipe, or continue where an earlier call with it was interrupted, and return the final checkpoint.
+
+    On the CPU in float32 with the same number of threads, the final weights are the same bits whether and wherever the
+    run was interrupted. SIGINT and SIGTERM finish the update, save, and exit; a run that is finished is left as it is.
+
+    Args:
+        recipe: what to train, on what.
+        run_dir: the directory of the run, new, empty or of this recipe.
+        progress: whether to show a progress bar, if standard error is a terminal.
+
+    Raises:
+        InputError: something in the recipe or in what it names is wrong, or the disk is full.
+        TrainingError: too many updates in a row were not finite.
+        Interrupted: a signal asked for a stop.
+    """
+    run_dir = Path(run_dir)
+    with disk_full_as_input_error(run_dir), claim(run_dir, recipe):
+        checkpoints = Checkpoints(run_dir / CHECKPOINTS, recipe.training.keep_checkpoints)
+        newest = checkpoints.newest_valid()
+        checkpoints.begin_after(0 if newest is None else newest.step)
+        if newest is not None and newest.step == recipe.training.steps:
+            return newest.path
+        run = _open(recipe, run_dir, None if newest is None else newest.path)
+        with (
+            stop_on_signals() as request,
+            progress_bar(recipe.name, recipe.training.steps, run.progress, wanted=progress) as report,
+        ):
+            while run.progress.step < recipe.training.steps:
+                loss = run.advance()
+                report(run.progress, loss)
+                if request.signum is not None:
+                    run.stop(request.signum)
+        return run.save()
+
+
+class _Run:
+    """A run between two updates."""
+
+    def __init__(self, recipe: Recipe, source: BatchSource, learner: Learner, begin: Progress, run_dir: Path) -> None:
+        self.recipe = recipe
+        self.source = source
+        self.learner = learner
+        self.progress = begin
+        self.last_good = begin
+        self.saved_step = begin.step
+        self.checkpoints = Checkpoints(run_dir / CHECKPOINTS, recipe.training.keep_checkpoints)
+        self.log = MetricsLog(run_dir / METRICS)
+        self._clock = time.perf_counter()
+
+    def advance(self) -> float:
+        """Take or skip one update, log and save where that is due, and return the loss.
+
+        Raises:
+            InputError: the disk is full.
+            TrainingError: too many updates in a row were not finite.
+        """
+        training, (model, optimizer), step = self.recipe.training, self.learner, self.progress.step
+        rates = set_learning_rates(optimizer, step, training)
+        batches = [self.source.batch(step, micro) for micro in range(training.accumulation)]
+        loss = accumulate_gradients(model, batches, bfloat16=training.precision == "bfloat16")
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        taken = math.isfinite(loss) and math.isfinite(norm)
+        self._count(sum(batch.tokens for batch in batches), taken=taken)
+        if taken:
+            due = self.progress.step % training.log_every == 0 or self.progress.step in (1, training.steps)
+            layers = layer_metrics(model, batches[0].to(model.device)) if due else None
+            nn.utils.clip_grads_with_norm_(model.parameters(), training.clip_norm, norm)
+            optimizer.step()
+            if layers is not None:
+                self.log.append(self._record(loss, rates, float(norm), layers))
+        optimizer.zero_grad()
+        if not taken:
+            self._skipped(loss, float(norm))
+        if self.progress.step % training.checkpoint_every == 0:
+            self.save()
+        return loss
+
+    def save(self) -> Path:
+        """Save a checkpoint of the present step, unless there is one.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        step = self.progress.step
+        if step == self.saved_step:
+            return self.checkpoints.path(step)
+        self.log.sync()
+        path = self.checkpoints.save(
+            step, lambda directory: write_checkpoint(directory, self.learner, self.source.tokenizer, self.progress)
+        )
+        self.saved_step = step
+        return path
+
+    def stop(self, signum: int) -> NoReturn:
+        """Save and leave, because a signal asked for it."""
+        path = self.save()
+        name = signal.Signals(signum).name
+        sentence = f"Stopped by {name} after step {self.progress.step}, saved in {path}; the same command continues."
+        logger.warning(sentence)
+        raise Interrupted(signum, sentence)
+
+    def _count(self, tokens: int, *, taken: bool) -> None:
+        """Move on by one update."""
+        now, before = time.perf_counter(), self.progress
+        self.progress = Progress(
+            step=before.step + 1,
+            tokens=before.tokens + tokens,
+            skipped=before.skipped + (not taken),
+            bad_in_a_row=0 if taken else before.bad_in_a_row + 1,
+            seconds=before.seconds + now - self._clock,
+        )
+        self._clock = now
+        if taken:
+            self.last_good = self.progress
+
+    def _record(
+        self, loss: float, rates: tuple[float, float], norm: float, layers: tuple[LayerMetrics, ...]
+    ) -> StepRecord:
+        return StepRecord(
+            step=self.progress.step,
+            tokens=self.progress.tokens,
+            loss=loss,
+            learning_rate=rates[0],
+            gate_learning_rate=rates[1],
+            grad_norm=norm,
+            skipped=self.progress.skipped,
+            seconds=self.progress.seconds,
+            layers=layers,
+        )
+
+    def _skipped(self, loss: float, norm: float) -> None:
+        """Say that an update was skipped, and stop if it was one too many."""
+        last, bad, size = self.progress.step, self.progress.bad_in_a_row, self.source.batch_size
+        rows = f"rows {(last - bad) * size} to {last * size - 1} of the data"
+        logger.warning("Step %d was skipped: its loss is %g and the norm of its gradient %g.", last, loss, norm)
+        if bad < self.recipe.training.max_bad_steps:
+            return
+        self.progress = self.last_good
+        if self.progress.step > self.saved_step:
+            self.save()
+        raise TrainingError(
+            f"Training stopped: the {bad} updates up to step {last} ({rows}) all had a loss or gradient that is not "
+            f"finite; the weights are unchanged since step {self.last_good.step}; a lower learning_rate or clip_norm "
+            "in a new run may help."
+        )
+
+
+def accumulate_gradients(model: PalimpsestForCausalLM, batches: list[Batch], *, bfloat16: bool = False) -> float:
+    """Add to the parameters' gradients that of the mean loss over a whole batch, and return that loss.
+
+    Args:
+        model: the model, on its device.
+        batches: the micro-batches.
+        bfloat16: compute under autocast; weights and gradients stay float32.
+
+    Returns:
+        Nats per labelled token, each weighted as its row is.
+    """
+    total = sum(float((batch.weights[:, None] * (batch.labels[:, 1:] != IGNORED)).sum()) for batch in batches)
+    losses = []
+    for batch in batches:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
+            loss = weighted_loss(model, batch.to(model.device)) / total
+        loss.backward()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).sum())
+
+
+def weighted_loss(model: PalimpsestForCausalLM, batch: Batch) -> Tensor:
+    """Return the weighted sum of the negative log-likelihoods of all labelled tokens, in nats.
+
+    The vocabulary is computed only where there is a label, which is the same loss: in a fine-tuning batch few have one.
+    """
+    hidden = model.model(
+        input_ids=batch.input_ids, document_ids=batch.model_documents(), use_cache=False
+    ).last_hidden_state
+    targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    places = (targets != IGNORED).nonzero()[:, 0]
+    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, places))
+    losses = F.cross_entropy(logits.float(), targets[places], reduction="none")
+    return (losses * batch.weights[places // hidden.shape[1]]).sum()
+
+
+def _open(recipe: Recipe, run_dir: Path, resume: Path | None) -> _Run:
+    """Bring a run to where it was, or to its beginning.
+
+    Raises:
+        InputError: something that the recipe names is wrong or has changed since the run began.
+    """
+    init = resume or (None if recipe.init is None else resolve_checkpoint(recipe.init))
+    if init is None:
+        assert recipe.model is not None  # the schema sees to it
+        source = batch_source(recipe, run_dir / DATA, init=None, segment_length=recipe.model.attention.segment_length)
+        model = new_model(model_config(recipe.model, source.vocab_size, source.tokenizer), recipe.seed)
+    else:
+        model = pretrained_model(init)
+        segment_length = model.config.attention_spec.segment_length
+        source = batch_source(recipe, run_dir / DATA, init=init, segment_length=segment_length)
+        _require_vocabulary(model, source, init)
+    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
+    model.train()
+    if recipe.training.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    learner = Learner(model, build_optimizer(model, recipe.training))
+    begin = Progress() if resume is None else read_checkpoint(resume, learner)
+    _record_origin(recipe, learner.model, source, run_dir / PROVENANCE)
+    MetricsLog(run_dir / METRICS).rewind(begin.step)
+    return _Run(recipe, source, learner, begin, run_dir)
+
+
+def _require_vocabulary(model: PalimpsestForCausalLM, source: BatchSource, init: Path) -> None:
+    if model.config.vocab_size < source.vocab_size:
+        raise InputError(
+            f"The model of {init} has {model.config.vocab_size} tokens, but the tokenizer of the data "
+            f"{source.vocab_size}; use data prepared with the tokenizer of that model."
+        )
+
+
+def _record_origin(recipe: Recipe, model: PalimpsestForCausalLM, source: BatchSource, path: Path) -> None:
+    """Write the provenance of a run that begins; of one that continues, check that its data are still the same."""
+    if not path.exists():
+        write_json(path, provenance(recipe, model, source))
+        return
+    try:
+        there = Provenance.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged; delete it, and the next call writes it anew.") from error
+    if there.data_fingerprint != source.rows.fingerprint:
+        raise InputError(
+            f"The data of {path.parent} have changed since the run began (fingerprint {source.rows.fingerprint[:12]}, "
+            f"then {there.data_fingerprint[:12]}); restore them, or choose another run directory."
+        )

@@ -1,0 +1,142 @@
+"""The models that the laws of models are tried on, and the streams that hypothesis draws for them."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
+
+VOCABULARY = 61
+UNUSED = VOCABULARY - 1
+"""A token that no drawn stream contains."""
+SEGMENT = 4
+HEADS, KEY_HEADS, HEAD_DIM = 4, 2, 6
+
+ATTENTION: dict[str, dict] = {
+    "full": {"pattern": "full"},
+    "segment_local": {"pattern": "segment_local"},
+    "linear": {"memory": {"kind": "linear"}},
+    "delta": {
+        "memory": {"kind": "delta", "normaliser": "inclusive"},
+        "first_segment": "local",
+        "gate": {"kind": "hard_sigmoid"},
+    },
+    "ridge": {"memory": {"kind": "ridge"}, "gate": {"kind": "token"}},
+    "ridge_root": {"memory": {"kind": "ridge", "form": "square_root"}},
+    "memory_and_full": {"pattern": ["memory", "full"], "memory": {"kind": "ridge"}},
+    "memory_and_local": {
+        "pattern": ["memory", "segment_local"],
+        "memory": {"kind": "delta"},
+        "first_segment": "local",
+    },
+}
+"""The table of attention configurations, with every kind, memory, gate and policy of the first segment."""
+
+TABLE = list(ATTENTION)
+WITH_MEMORY = [name for name in ATTENTION if name not in ("full", "segment_local")]
+ALL_MEMORY = [name for name in WITH_MEMORY if "pattern" not in ATTENTION[name]]
+
+
+def config(attention: dict, **fields: object) -> PalimpsestConfig:
+    """Return a tiny configuration with grouped heads; token ids are 1 and above, 0 is padding."""
+    sizes: dict = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_HEADS,
+        "head_dim": HEAD_DIM,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return PalimpsestConfig(**(sizes | fields), attention={"segment_length": SEGMENT} | attention)
+
+
+def build(attention: dict, seed: int = 0, **fields: object) -> PalimpsestForCausalLM:
+    """Return a float64 model in evaluation mode, its weights drawn large enough that every part matters."""
+    model = PalimpsestForCausalLM(config(attention, **fields)).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3 if parameter.dim() == 1 else 0.2, generator=generator)
+    return model
+
+
+@cache
+def model_of(name: str, documents: str = "carry") -> PalimpsestForCausalLM:
+    """Return the model of a row of the table; tests share it and leave it as it is."""
+    return build(ATTENTION[name] | {"documents": documents})
+
+
+@dataclass(frozen=True)
+class Case:
+    """Tokens ``[B, T]``: ``rows`` holds document ids, -1 for padding; ``cuts`` are the lengths of the passes."""
+
+    seed: int
+    rows: tuple[tuple[int, ...], ...]
+    cuts: tuple[int, ...]
+
+    def ids(self) -> Tensor:
+        return torch.tensor(self.rows)
+
+    def real(self) -> Tensor:
+        return self.ids() >= 0
+
+    def tokens(self) -> Tensor:
+        """Return input ids, anything at all in place of padding."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randint(1, UNUSED, (len(self.rows), len(self.rows[0])), generator=generator)
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
+    return Case(seed, ((0,) * length,) * batch, ()).tokens()
+
+
+def logits(model: PalimpsestForCausalLM, x: Tensor, **options: object) -> Tensor:
+    """Return the logits of one pass without a cache."""
+    with torch.no_grad():
+        return model(x, use_cache=False, **options).logits
+
+
+def in_passes(
+    model: PalimpsestForCausalLM, x: Tensor, cuts: tuple[int, ...], mask: Tensor | None = None
+) -> tuple[Tensor, PalimpsestCache]:
+    """Return the logits of a stream fed through a cache in passes of these lengths, and the cache."""
+    past, outs, begin = None, [], 0
+    with torch.no_grad():
+        for length in cuts:
+            end = begin + length
+            seen = None if mask is None else mask[:, :end]
+            out = model(x[:, begin:end], attention_mask=seen, past_key_values=past, use_cache=True)
+            past, begin = out.past_key_values, end
+            outs.append(out.logits)
+    assert begin == x.shape[1]
+    assert past is not None
+    return torch.cat(outs, 1), past
+
+
+def run(value: int, length: int) -> tuple[int, ...]:
+    return (value,) * length
+
+
+@st.composite
+def streams(draw: st.DrawFn, *, documents: bool = False, max_length: int = 15) -> Case:
+    """Draw rows with padding anywhere (one document each, or several), and any way to cut them into passes."""
+    length = draw(st.integers(1, max_length))
+    ids = st.integers(-1, 2 if documents else 0)
+    rows = []
+    for _ in range(draw(st.integers(1, 3))):
+        row: list[int] = []
+        while len(row) < length:
+            row += [draw(ids)] * draw(st.integers(1, length - len(row)))
+        rows.append(tuple(row))
+    cuts: list[int] = []
+    while sum(cuts) < length:
+        cuts.append(draw(st.integers(1, length - sum(cuts))))
+    return Case(draw(st.integers(0, 99)), tuple(rows), tuple(cuts))

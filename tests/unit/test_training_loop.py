@@ -1,0 +1,396 @@
+import errno
+import fcntl
+import itertools
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from palimpsest.data import TokenizerSpec, prepare_corpus
+from palimpsest.data.corpus import CorpusSpec
+from palimpsest.errors import InputError
+from palimpsest.records import Provenance, StepRecord, read_jsonl
+from palimpsest.schema import parse
+from palimpsest.training import Checkpoints, Interrupted, Recipe, TrainingError, loop, model_config, new_model, train
+from palimpsest.training.data import Batch
+from palimpsest.training.loop import accumulate_gradients
+from palimpsest.training.state import pretrained_model
+from training_case import recipe, recipe_values, text_data, write_texts
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    values = text_data(write_texts(tmp_path_factory.mktemp("texts")))
+    directory = tmp_path_factory.mktemp("prepared") / "corpus"
+    return prepare_corpus(CorpusSpec(**values["corpus"]), TokenizerSpec(**values["tokenizer"]), directory)
+
+
+@pytest.fixture(scope="module")
+def data(prepared):
+    return {"kind": "text", "sequence_length": 96, "directory": str(prepared.directory)}
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of six steps that nothing has interrupted."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    train(recipe(data), run_dir)
+    return run_dir
+
+
+def records(run_dir):
+    return list(read_jsonl(run_dir / "metrics.jsonl", StepRecord))
+
+
+def untimed(run_dir):
+    return [record.model_copy(update={"seconds": 0.0}) for record in records(run_dir)]
+
+
+def assert_same_run(one, other):
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        left, right = (load_file(run / "checkpoints" / "step-6" / name) for run in (one, other))
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+    assert untimed(one) == untimed(other)
+
+
+def stop_at(monkeypatch, step, action):
+    """Do something when the update with this number has been computed, before it is counted."""
+    original = loop._Run._count
+
+    def count(run, tokens, *, taken):
+        if run.progress.step + 1 == step:
+            action()
+        original(run, tokens, taken=taken)
+
+    monkeypatch.setattr(loop._Run, "_count", count)
+
+
+def poison(monkeypatch, steps, *, loss=None):
+    """Let gradients, or the loss itself, of these updates (from 1) be not finite."""
+    original = loop.accumulate_gradients
+    calls = iter(range(1, 10**6))
+
+    def accumulate(model, batches, *, bfloat16=False):
+        value = original(model, batches, bfloat16=bfloat16)
+        if next(calls) not in steps:
+            return value
+        if loss is not None:
+            return loss
+        next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = math.inf
+        return value
+
+    monkeypatch.setattr(loop, "accumulate_gradients", accumulate)
+
+
+def test_a_finished_run_is_complete_and_left_as_it_is(finished, data):
+    assert {path.name for path in finished.iterdir()} == {
+        ".lock",
+        "recipe.yaml",
+        "provenance.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-4", "step-6"]
+    times = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert train(recipe(data), finished) == finished / "checkpoints" / "step-6"
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_the_checkpoint_is_an_ordinary_model_with_its_tokenizer(finished, prepared):
+    directory = finished / "checkpoints" / "step-6"
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    weights = load_file(directory / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    assert AutoTokenizer.from_pretrained(directory).get_vocab() == prepared.tokenizer().get_vocab()
+    assert not [path.name for path in directory.iterdir() if path.suffix in {".pt", ".bin", ".pth", ".pkl"}]
+
+
+def test_metrics_and_provenance_say_what_was_done(finished, data, prepared):
+    lines = records(finished)
+    assert [line.step for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line.tokens for line in lines] == [step * 4 * 96 for step in range(1, 7)]
+    assert lines[0].loss == pytest.approx(math.log(prepared.vocab_size), rel=0.02)
+    assert lines[-1].loss < lines[0].loss
+    assert lines[1].learning_rate == pytest.approx(3e-3)
+    assert lines[1].gate_learning_rate == pytest.approx(1e-2)
+    assert all(a.seconds < b.seconds for a, b in itertools.pairwise(lines))
+    assert lines[0].layers[0].gates == (0.5, 0.5)
+    # the layers share the gradient with the embedding and the last norm
+    assert 0 < math.hypot(*(layer.grad_norm for layer in lines[2].layers)) < lines[2].grad_norm
+    origin = Provenance.model_validate_json((finished / "provenance.json").read_text())
+    assert origin.recipe_sha256 == recipe(data).digest()
+    assert origin.data_fingerprint == prepared.fingerprint
+    assert origin.parameters == sum(p.numel() for p in pretrained_model(finished / "checkpoints/step-6").parameters())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_a_run_that_crashed_continues_to_the_same_bits(finished, data, tmp_path, monkeypatch, step):
+    def crash():
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            train(recipe(data), tmp_path)
+    train(recipe(data), tmp_path)
+    assert_same_run(finished, tmp_path)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_finish_the_step_save_and_exit(finished, data, tmp_path, monkeypatch, caplog, signum, code):
+    before = signal.getsignal(signum)
+    for step in (3, 5):  # interrupted twice
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, lambda: signal.raise_signal(signum))
+            with caplog.at_level(logging.WARNING), pytest.raises(Interrupted) as stopped:
+                train(recipe(data), tmp_path)
+        assert stopped.value.code == code
+        assert stopped.value.sentence in caplog.text
+        assert f"after step {step}, saved in {tmp_path}/checkpoints/step-{step}" in stopped.value.sentence
+        assert (tmp_path / "checkpoints" / f"step-{step}").is_dir()
+        assert signal.getsignal(signum) is before
+    train(recipe(data), tmp_path)
+    assert_same_run(finished, tmp_path)
+
+
+def test_resuming_after_every_step_is_the_same_run(finished, data, tmp_path, monkeypatch):
+    for step in range(1, 7):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(Interrupted):
+                train(recipe(data), tmp_path)
+    assert train(recipe(data), tmp_path) == tmp_path / "checkpoints" / "step-6"
+    assert_same_run(finished, tmp_path)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(finished, data, tmp_path, caplog):
+    shutil.copytree(finished, tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoints" / "step-6" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING):
+        train(recipe(data), tmp_path / "run")
+    assert "model.safetensors has" in caplog.text
+    assert (tmp_path / "run" / "checkpoints" / "step-6.damaged").is_dir()
+    assert_same_run(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(finished, data, tmp_path, monkeypatch, name):
+    original = loop.write_checkpoint
+
+    def write(directory, learner, tokenizer, progress):
+        original(directory, learner, tokenizer, progress)
+        if progress.step == 4:
+            (directory / name).write_bytes(b"")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_checkpoint", write)
+        with pytest.raises(InputError, match=r"The disk is full: .*step-4 could not be written"):
+            train(recipe(data), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
+    assert Checkpoints(tmp_path / "checkpoints", 2).newest_valid().step == 2
+    train(recipe(data), tmp_path)
+    assert_same_run(finished, tmp_path)
+
+
+@pytest.mark.parametrize("loss", [None, math.nan, math.inf])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(data, tmp_path, monkeypatch, loss, caplog):
+    with monkeypatch.context() as patch:
+        poison(patch, {3}, loss=loss)
+        with caplog.at_level(logging.WARNING):
+            train(recipe(data, checkpoint_every=1, keep_checkpoints=6), tmp_path)
+    assert "Step 3 was skipped" in caplog.text
+    assert [(line.step, line.skipped) for line in records(tmp_path)] == [(1, 0), (2, 0), (4, 1), (5, 1), (6, 1)]
+    before, after, later = (load_file(tmp_path / f"checkpoints/step-{n}/model.safetensors") for n in (2, 3, 4))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not all(torch.equal(after[name], later[name]) for name in after)
+    moments = [load_file(tmp_path / f"checkpoints/step-{n}/optimizer.safetensors") for n in (2, 3)]
+    assert all(torch.equal(moments[0][name], moments[1][name]) for name in moments[0])
+
+
+def test_too_many_in_a_row_stop_the_run_at_the_last_good_step(data, tmp_path, monkeypatch):
+    bad = recipe(data, max_bad_steps=3, checkpoint_every=50)
+    with monkeypatch.context() as patch:
+        poison(patch, {1, 4, 5, 6})
+        said = r"the 3 updates up to step 6 \(rows 12 to 23 of the data\).*unchanged since step 3"
+        with pytest.raises(TrainingError, match=said):
+            train(bad, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+    assert json.loads((tmp_path / "checkpoints/step-3/state.json").read_text())["skipped"] == 1
+    with monkeypatch.context() as patch:
+        poison(patch, {1, 2, 3})  # the same updates again, as the first of the process
+        with pytest.raises(TrainingError, match="up to step 6"):
+            train(bad, tmp_path)
+    assert train(bad, tmp_path) == tmp_path / "checkpoints" / "step-6"
+
+
+def test_a_run_directory_of_another_recipe_is_refused(finished, data):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"a different recipe: training\.learning_rate is 0\.003 there and 0\.1 here"):
+        train(recipe(data, learning_rate=0.1), finished)
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+
+def test_a_directory_that_is_no_run_is_refused(data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other files and no run"):
+        train(recipe(data), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        train(recipe(data), tmp_path / "thesis.txt")
+
+
+def test_two_processes_cannot_train_in_one_directory(finished, data):
+    with open(finished / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="Another process is training in"):
+            train(recipe(data), finished)
+
+
+def test_data_that_changed_since_are_refused(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train(recipe(data), tmp_path)
+    origin = json.loads((tmp_path / "provenance.json").read_text())
+    (tmp_path / "provenance.json").write_text(json.dumps({**origin, "data_fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="have changed since the run began"):
+        train(recipe(data), tmp_path)
+
+
+def from_checkpoint(init, data, **training) -> Recipe:
+    values = recipe_values(data, **training)
+    return parse(Recipe, {**{k: v for k, v in values.items() if k != "model"}, "init": str(init)}, "recipe")
+
+
+def test_fine_tuning_starts_from_the_newest_checkpoint_of_a_run(finished, tmp_path, monkeypatch):
+    passkey = {"kind": "passkey", "needle": "short", "min_length": 96, "max_length": 120}
+    tuned = from_checkpoint(finished, passkey, learning_rate=1e-9, gate_learning_rate=1e-9, weight_decay=0.0)
+    train(tuned, tmp_path / "whole")
+    start = load_file(finished / "checkpoints/step-6/model.safetensors")
+    end = load_file(tmp_path / "whole/checkpoints/step-6/model.safetensors")
+    assert start.keys() == end.keys()
+    assert all(torch.allclose(start[name], end[name], atol=1e-7) for name in start)
+    assert not all(torch.equal(start[name], end[name]) for name in start)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train(tuned, tmp_path / "parts")
+    train(tuned, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_sentence(finished, data, tmp_path):
+    with pytest.raises(InputError, match=r"is no checkpoint: there is no config\.json"):
+        train(from_checkpoint(tmp_path / "nowhere", data), tmp_path / "one")
+    broken = tmp_path / "step-6"
+    shutil.copytree(finished / "checkpoints" / "step-6", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.safetensors has 1000 bytes instead of"):
+        train(from_checkpoint(broken, data), tmp_path / "two")
+    plain = tmp_path / "plain"
+    broken.rename(plain)
+    (plain / "manifest.json").unlink()  # as if another program had written it
+    with pytest.raises(InputError, match="holds no palimpsest model that can be read"):
+        train(from_checkpoint(plain, data), tmp_path / "three")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(finished, data, tmp_path):
+    spec = recipe(data).model
+    local = spec.model_copy(update={"attention": spec.attention.model_copy(update={"pattern": ["segment_local"]})})
+    model = pretrained_model(finished / "checkpoints" / "step-6")
+    other = new_model(model_config(local, model.config.vocab_size), seed=0)
+    other.config.attention = model.config.attention
+    other.save_pretrained(tmp_path / "plain")
+    with pytest.raises(InputError, match=r"lacks the weights .*self_attn\.gate\.bias"):
+        pretrained_model(tmp_path / "plain")
+
+
+def test_new_weights_are_a_pure_function_of_the_seed_and_equal_across_kinds(data):
+    spec = recipe(data).model
+
+    def weights(seed, **attention):
+        changed = spec.model_copy(update={"attention": spec.attention.model_copy(update=attention)})
+        return new_model(model_config(changed, 100), seed).state_dict()
+
+    torch.rand(7)  # what was drawn before must not matter, and what is drawn here must not matter to others
+    state = torch.random.get_rng_state()
+    one, again, other = weights(0), weights(0), weights(1)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    matrix = "model.layers.1.mlp.up_proj.weight"
+    assert not torch.equal(one[matrix], other[matrix])
+    assert one[matrix].std() == pytest.approx(0.02, rel=0.2)
+    for pattern in (["full"], ["segment_local"], ["memory"]):
+        kind = weights(0, pattern=pattern)
+        shared = one.keys() & kind.keys()
+        assert len(shared) >= 20
+        assert all(torch.equal(one[name], kind[name]) for name in shared)
+
+
+def gradients(model, batches, **options) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = accumulate_gradients(model, batches, **options)
+    return loss, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def uneven_batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 50, (4, 64), generator=generator)
+    labels = ids.clone()
+    for row, labelled in enumerate((60, 3, 17, 40)):
+        labels[row, labelled:] = -100
+    return Batch(ids, labels, torch.zeros_like(ids), torch.tensor([1.0, 5.0, 1.0, 2.0]))
+
+
+def test_micro_batches_change_neither_loss_nor_gradient(data):
+    model = new_model(model_config(recipe(data).model, 50), seed=0).double()
+    whole = uneven_batch()
+    parts = [Batch(*(tensor[rows] for tensor in whole)) for rows in (slice(0, 1), slice(1, 4))]
+    loss, gradient = gradients(model, [whole])
+    loss_of_parts, gradient_of_parts = gradients(model, parts)
+    assert loss == pytest.approx(loss_of_parts, rel=1e-6)
+    for name in gradient:
+        torch.testing.assert_close(gradient[name], gradient_of_parts[name], rtol=1e-4, atol=1e-8)
+
+
+def test_the_loss_is_the_weighted_mean_over_labelled_tokens(data):
+    model = new_model(model_config(recipe(data).model, 50), seed=0)
+    batch = uneven_batch()
+    logprobs = model(batch.input_ids).logits.detach().log_softmax(-1)
+    total = weight = 0.0
+    for row in range(4):
+        for place in range(1, 64):
+            label = int(batch.labels[row, place])
+            if label != -100:
+                total -= float(batch.weights[row]) * float(logprobs[row, place - 1, label])
+                weight += float(batch.weights[row])
+    assert accumulate_gradients(model, [batch]) == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_gradient_checkpointing_computes_the_same(data):
+    model = new_model(model_config(recipe(data).model, 50), seed=0).train()
+    loss, plain = gradients(model, [uneven_batch()])
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    again, recomputed = gradients(model, [uneven_batch()])
+    assert loss == again
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_bfloat16_computes_close_by_and_keeps_float32_weights(finished, data, tmp_path):
+    train(recipe(data, precision="bfloat16", gradient_checkpointing=True), tmp_path)
+    tensors = [load_file(tmp_path / "checkpoints/step-6" / n) for n in ("model.safetensors", "optimizer.safetensors")]
+    assert {tensor.dtype for part in tensors for tensor in part.values()} == {torch.float32}
+    for exact, rounded in zip(records(finished), records(tmp_path), strict=True):
+        assert rounded.loss == pytest.approx(exact.loss, rel=0.01)
+        assert rounded.loss != exact.loss
