@@ -26,10 +26,10 @@ smoke: $(READY)  ## the whole study in miniature, in under 90 seconds
 	$(BIN)/palimpsest study run studies/smoke.yaml --out runs/smoke
 
 test: $(READY)  ## laws, units, parity and the smoke study
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'
 
 slow: $(READY)  ## tests that take minutes: 100 interruptions, a needle at 1M tokens
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu'
 
 lint: $(READY)  ## format and lint
 	$(BIN)/ruff format --check .

@@ -222,8 +222,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    """Write records as JSON lines, atomically."""
-    write_atomic(path, "".join(record.model_dump_json() + "\n" for record in records))
+    """Write records as JSON lines (``.jsonl``, or compressed, ``.jsonl.gz``), atomically."""
+    text = "".join(record.model_dump_json() + "\n" for record in records)
+    if path.suffix == ".gz":
+        _write_bytes(path, gzip.compress(text.encode(), mtime=0))  # without the time: same records, same bytes
+    else:
+        write_atomic(path, text)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -234,11 +238,15 @@ def write_json(path: Path, value: object) -> None:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that at any moment either the old or the new content is there, never a part."""
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as out:
-            out.write(text)
+        with open(partial, "wb") as out:
+            out.write(content)
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, path)

@@ -248,7 +248,8 @@ def _follow(kind: type[BaseModel], location: Keys) -> _Place:
         else:
             keys.append(part)
             here = _below(members[0], part)
-    return _Place(tuple(keys), here)
+    members = _members(here)  # what may also be left out, `X | None`, is described as X
+    return _Place(tuple(keys), members[0] if len(members) == 1 else here)
 
 
 def _members(annotation: object) -> list[Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
 from palimpsest.testing import assert_close
 
-from .model_cases import SEGMENT, TABLE, UNUSED, in_passes, model_of, run, tokens
+from .model_cases import SEGMENT, TABLE, in_passes, model_of, run, tokens
 
 EACH = pytest.mark.parametrize("name", TABLE)
 NEW = 3 * SEGMENT + 2
@@ -94,26 +94,29 @@ def test_a_prompt_already_read_is_continued(name: str) -> None:
 @EACH
 def test_rows_of_a_cache_are_chosen_repeated_and_forgotten(name: str) -> None:
     model, x = model_of(name), tokens(3, 12)
-    first, rest = x[:, :7], x[:, 7:]
+    mask = torch.tensor([run(1, 12), run(0, 5) + run(1, 7), run(1, 2) + run(0, 4) + run(1, 6)])
+    expected = in_passes(model, x, (7, 5), mask)[0][:, 7:]
 
-    def after(past: PalimpsestCache, x: Tensor) -> Tensor:
+    def begun() -> PalimpsestCache:
+        return in_passes(model, x[:, :7], (7,), mask[:, :7])[1]
+
+    def after(past: PalimpsestCache, rows: Tensor) -> Tensor:
         with torch.no_grad():
-            return model(x, past_key_values=past).logits
+            return model(x[rows, 7:], attention_mask=mask[rows], past_key_values=past).logits
 
-    expected = in_passes(model, x, (7, 5))[0][:, 7:]
     order = torch.tensor([2, 0, 0])
     for choose in (PalimpsestCache.reorder_cache, PalimpsestCache.batch_select_indices):
-        _, past = in_passes(model, first, (7,))
+        past = begun()
         choose(past, order)
-        assert_close("chosen", after(past, rest[order]), expected[order])
-    _, past = in_passes(model, first, (7,))
+        assert_close("chosen", after(past, order), expected[order])
+    past, twice = begun(), torch.tensor([0, 0, 1, 1, 2, 2])
     past.batch_repeat_interleave(2)
-    assert_close("repeated", after(past, rest.repeat_interleave(2, 0)), expected.repeat_interleave(2, 0))
+    assert_close("repeated", after(past, twice), expected[twice])
     past.reset()
     assert past.get_seq_length() == 0
     assert past.bytes() == (0, 0)
     with torch.no_grad():
-        again = model(x, past_key_values=past).logits
+        again = model(x, attention_mask=mask, past_key_values=past).logits
     assert_close("forgotten", again[:, 7:], expected)
 
 
@@ -122,4 +125,3 @@ def test_a_memory_is_not_rolled_back(name: str) -> None:
     model, x = model_of(name), tokens(1, 6)
     with pytest.raises(ValueError, match="assisted generation"):
         generate(model, x, assistant_model=model)
-    assert UNUSED not in x

@@ -2,8 +2,6 @@
 
 import errno
 import logging
-import os
-import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -45,9 +43,6 @@ class _Group(TyperGroup):
             say("Interrupted; run the same command again to start over.")
             raise typer.Exit(130) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader of our output, such as head, has gone
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives as long as the process)
-                raise typer.Exit(141) from error
             if error.errno not in USER_FAULTS:
                 raise
             where = f"{error.filename} cannot be used" if error.filename else "A file cannot be used"

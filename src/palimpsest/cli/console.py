@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
@@ -33,14 +35,26 @@ class EchoHandler(logging.Handler):
         say(record.getMessage())
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, treated as Ctrl-C is."""
+
+
 @contextlib.contextmanager
 def resumable(sentence: str) -> Iterator[None]:
-    """On Ctrl-C, say what is kept and how to go on, and exit with 130."""
+    """On Ctrl-C or SIGTERM, say what is kept and how to go on, and exit with 128 plus the number of the signal."""
+
+    def terminate(signum: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt as interrupt:
         say(sentence)
-        raise typer.Exit(130) from interrupt
+        signum = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
+        raise typer.Exit(128 + signum) from interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def output() -> "Console":

@@ -139,6 +139,7 @@ def generate(
 
     subject = open_checkpoint(checkpoint).subject
     model, tokenizer = subject.model, subject.tokenizer
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
     prompt_ids = torch.tensor([document_encoder(tokenizer)([text])[0]], dtype=torch.long)
     cache = PalimpsestCache(model.config)
     with progress("tokens") as bars:

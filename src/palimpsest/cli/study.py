@@ -1,9 +1,7 @@
 """``palimpsest study``: run, plan, report."""
 
-import signal
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -62,7 +60,6 @@ def run(
     for deviation in open_directory(spec, directory):
         say(f"{directory}: {deviation}; the page will say so.")
     kept = f"Stopped; what is finished and the last checkpoints are kept in {directory}; the same command continues."
-    signal.signal(signal.SIGTERM, _terminate)
     with resumable(kept):
         with study_listener(chosen) as listen:
             run_study(
@@ -161,7 +158,3 @@ def _show_verdicts(directory: Path) -> None:
     verdicts = [VerdictRecord.model_validate(row) for row in read_json(directory / RECORDS / "verdicts.json")]
     if verdicts:
         output().print(verdict_table(verdicts))
-
-
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -122,7 +122,7 @@ def draw(
     """Return the figure that ``paint`` draws on a sheet of ``size`` (width and height in inches)."""
     # All defaults, so that no matplotlibrc shows through, but for the backend: a figure without pyplot needs none.
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-    style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": name}
+    style: dict[Any, Any] = {**defaults, **_STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")

@@ -293,7 +293,9 @@ def _numbers(tables: Iterable[Table], file: str) -> Html:
 
 
 def _file_link(file: str) -> Html:
-    return element("p", {"class": "file"}, "As a file: ", element("a", {"href": f"tables/{file}.csv"}, f"{file}.csv"))
+    return element(
+        "p", {"class": "file"}, "All numbers as a file: ", element("a", {"href": f"tables/{file}.csv"}, f"{file}.csv")
+    )
 
 
 def _figures(plots: Sequence[Plot], otherwise: str, beside: Iterable[Html] = ()) -> Html:
