@@ -25,7 +25,7 @@ def test_records_come_back_as_they_were(tmp_path, name):
 
 def test_a_line_of_another_kind_is_named(tmp_path):
     write_jsonl(tmp_path / "e.jsonl", ESTIMATES)
-    with pytest.raises(InputError, match="e.jsonl, line 1: not a StepRecord"):
+    with pytest.raises(InputError, match=r"e\.jsonl, line 1: not a StepRecord"):
         list(read_jsonl(tmp_path / "e.jsonl", StepRecord))
 
 
