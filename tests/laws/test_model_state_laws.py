@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from palimpsest.attention import MemoryAttention, SegmentCacheLayer, Site
 from palimpsest.memory import scan
@@ -75,10 +75,11 @@ def test_a_clone_is_independent(name: str, grad: bool) -> None:
 
 
 def test_another_kind_of_cache_is_refused() -> None:
-    from transformers import DynamicCache
-
     with pytest.raises(ValueError, match="PalimpsestCache, got DynamicCache"):
         model_of("full")(tokens(1, 3), past_key_values=DynamicCache())
+    for other in ("full", "delta"):
+        with pytest.raises(ValueError, match="another configuration"):
+            model_of("linear")(tokens(1, 3), past_key_values=PalimpsestCache(model_of(other).config))
 
 
 # Precision

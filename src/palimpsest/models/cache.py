@@ -15,6 +15,7 @@ class PalimpsestCache(Cache):
 
     Attributes:
         layers: the cache layers.
+        spec: the attention that it was made for.
         columns: tokens and padding processed so far, the same for all rows.
         seen: ``[B]``, tokens (without padding) of each row so far; None before the first pass.
     """
@@ -29,6 +30,7 @@ class PalimpsestCache(Cache):
                 for layer in range(config.num_hidden_layers)
             ]
         )
+        self.spec = spec
         self.columns = 0
         self.seen: Tensor | None = None
 

@@ -123,6 +123,8 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
             return
         if not isinstance(cache, PalimpsestCache):
             raise ValueError(f"past_key_values must be a PalimpsestCache, got {type(cache).__name__}")
+        if cache.spec != self.config.attention_spec or len(cache.layers) != len(self.layers):
+            raise ValueError("past_key_values was made for another configuration")
         if documents is not None:
             raise ValueError("document_ids cannot go with a cache: a cached stream is one document per row")
         if self.gradient_checkpointing and self.training:

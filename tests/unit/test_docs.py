@@ -1,0 +1,47 @@
+"""What the documents say is true: their code runs, their links lead somewhere, their numbers come from the records."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from palimpsest.report import headline_figure, load_records
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+RESULTS = ROOT / "studies" / "laptop" / "results"
+
+
+def code_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("code", code_blocks(ROOT / "README.md"))
+def test_the_code_of_the_readme_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def publisher():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "studies" / "publish.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="the study has not been published")
+def test_the_figure_and_the_table_of_the_readme_come_from_the_committed_records():
+    results = load_records(RESULTS)
+    assert (RESULTS / "figure.svg").read_text(encoding="utf-8") == headline_figure(results)
+    section = publisher().readme_section(results, "studies/laptop/results")
+    assert section in (ROOT / "README.md").read_text(encoding="utf-8")
