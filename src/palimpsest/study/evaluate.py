@@ -82,9 +82,7 @@ def _answer(subject: Subject, samples: Sequence[Sample], prompts: Tensor, past: 
     ]
 
 
-def rank_candidates(
-    model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCache, candidates: Tensor
-) -> Tensor:
+def rank_candidates(model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCache, candidates: Tensor) -> Tensor:
     """Return ``[B, C]``, the log-probability of each candidate ``[B, C, A]`` after the prompt, in nats."""
     batch, count, _ = candidates.shape
     past.batch_repeat_interleave(count)
