@@ -20,32 +20,28 @@ def memory_layers(model: nn.Module) -> list[MemoryAttention]:
     return [module for module in model.modules() if isinstance(module, MemoryAttention)]
 
 
-@contextmanager
-def intervene(model: nn.Module, probe: Probe) -> Iterator[None]:
+def intervene(model: nn.Module, probe: Probe) -> AbstractContextManager[None]:
     """Apply ``probe`` to every layer's memory at every segment boundary, inside a ``with`` block."""
-    layers = memory_layers(model)
-    earlier = [layer.probe for layer in layers]
-    for layer in layers:
-        layer.probe = probe
-    try:
-        yield
-    finally:
-        for layer, before in zip(layers, earlier, strict=True):
-            layer.probe = before
+    return _set_in_layers(model, "probe", probe)
+
+
+def override_gates(model: nn.Module, value: float) -> AbstractContextManager[None]:
+    """Set every gate to ``value`` (0: local attention alone, 1: memory alone) inside a ``with`` block."""
+    return _set_in_layers(model, "gate_override", value)
 
 
 @contextmanager
-def override_gates(model: nn.Module, value: float) -> Iterator[None]:
-    """Set every gate to ``value`` (0: local attention alone, 1: memory alone) inside a ``with`` block."""
+def _set_in_layers(model: nn.Module, attribute: str, value: object) -> Iterator[None]:
+    """Set an attribute of every memory layer, and restore what was there."""
     layers = memory_layers(model)
-    earlier = [layer.gate_override for layer in layers]
+    earlier = [getattr(layer, attribute) for layer in layers]
     for layer in layers:
-        layer.gate_override = value
+        setattr(layer, attribute, value)
     try:
         yield
     finally:
         for layer, before in zip(layers, earlier, strict=True):
-            layer.gate_override = before
+            setattr(layer, attribute, before)
 
 
 def zero(site: Site, state: tuple) -> tuple:
