@@ -3,6 +3,7 @@
 A case whose numbers are wrong reports no time.
 """
 
+import ctypes
 import os
 import platform
 import re
@@ -28,6 +29,9 @@ TOLERANCE = 1e-9
 """Largest relative RMS error in float64 between two forms that are meant to be equal."""
 LINEAR = 4.4
 """Largest ratio of the time at four times the tokens that counts as linear cost."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65536
+"""Parameters of glibc's ``mallopt`` (malloc.h), and what they are unless set."""
 TOKENS = (8192, 32768)
 REPEATS = 7
 MEMORIES: dict[str, Memory] = {"linear": LinearMemory(), "delta": DeltaMemory(), "ridge": RidgeMemory()}
@@ -95,6 +99,7 @@ class BenchRecord(Record):
     hardware: str
     cores: int
     threads: int
+    allocator: str
     load_average: tuple[float, float, float]
     versions: dict[str, str]
     git_commit: str
@@ -144,7 +149,7 @@ def parallel_vs_scan(effort: Effort) -> BenchRecord:
     All runs are interleaved in one process, so that whatever else the machine does falls on all of them alike.
     """
     shape, load = Shape(), os.getloadavg()
-    with _one_thread():
+    with _steady() as allocator:
         equalities = [_equality(name, memory, shape, effort.tokens[0]) for name, memory in MEMORIES.items()]
         timings = _timings(shape, effort) if all(equality.holds for equality in equalities) else []
     commit, dirty = git_state(Path(__file__).parent)
@@ -154,6 +159,7 @@ def parallel_vs_scan(effort: Effort) -> BenchRecord:
         hardware=hardware(),
         cores=cores(),
         threads=1,
+        allocator=allocator,
         load_average=load,
         versions={"python": platform.python_version(), **{name: version(name) for name in ("palimpsest-lm", "torch")}},
         git_commit=commit,
@@ -216,13 +222,23 @@ def _pass(form: Callable, memory: Memory, stream: list[Tensor], shape: Shape) ->
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _steady() -> Iterator[str]:
+    """Compute on one thread, with an allocator that keeps what is freed, and yield what the allocator was told.
+
+    By default glibc hands large blocks back to the system after every pass, and the next pass faults them in again page
+    by page. That takes up to 40 % of the time at 32K tokens and nothing at 8K, and has nothing to do with the memories.
+    """
     threads = torch.get_num_threads()
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
     torch.set_num_threads(1)
+    kept = mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
     try:
-        yield
+        yield "glibc, freed memory is kept" if kept else "default"
     finally:
         torch.set_num_threads(threads)
+        if mallopt is not None:
+            mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
+            mallopt(M_TRIM_THRESHOLD, DEFAULT_TRIM_THRESHOLD)
 
 
 CASES: dict[str, Callable[[Effort], BenchRecord]] = {"parallel_vs_scan": parallel_vs_scan}

@@ -121,10 +121,14 @@ def test_with_carry_documents_are_ignored_and_padding_is_not(name: str, case: Ca
 
 @EACH
 @pytest.mark.parametrize("documents", ["carry", "reset"])
-def test_documents_and_a_mask_say_the_same_padding(name: str, documents: str) -> None:
+def test_padding_is_what_a_mask_or_a_document_id_says(name: str, documents: str) -> None:
     model, x, ids = model_of(name, documents), tokens(3, 13), Case(0, MIDDLE, ()).ids()
-    both = logits(model, x, attention_mask=(ids >= 0).long(), document_ids=ids.clamp_min(0))
-    assert torch.equal(both, logits(model, x, document_ids=ids))
+    alone = logits(model, x, document_ids=ids)
+    odd = torch.arange(13) % 2 == 1
+    for masked in (torch.ones(13, dtype=torch.bool), odd):  # all padding is in the mask, or half of it
+        mask = ((ids >= 0) | ~masked).long()
+        both = logits(model, x, attention_mask=mask, document_ids=ids.where(~masked, ids.clamp_min(0)))
+        assert torch.equal(both, alone)
 
 
 @EACH

@@ -380,3 +380,17 @@ def test_the_spec_is_closed_and_ordered():
         PasskeySpec.model_validate({"neddle": "short"})
     with pytest.raises(ValidationError, match="min_length 300 exceeds max_length 200"):
         PasskeySpec(min_length=300, max_length=200)
+
+
+@pytest.mark.parametrize("start", ["first", "any"])
+def test_filler_begins_where_the_spec_says(start):
+    task = Passkey(PasskeySpec(filler_start=start), byte_level_bpe(), segment_length=64)
+    begins: tuple[set[str], set[str]] = (set(), set())
+    for index in range(60):
+        sample = task.sample(split="evaluation", seed=4, index=index, length=640, depth=0.5)
+        after_introduction = decode(sample.input_ids)[len(INTRODUCTION) :]
+        after_needle = decode(sample.input_ids[sample.needle_end :])
+        for seen, text in zip(begins, (after_introduction, after_needle), strict=True):
+            seen.add(next(sentence for sentence in CLASSIC_SENTENCES if text.startswith(sentence)))
+    expected = set(CLASSIC_SENTENCES) if start == "any" else {CLASSIC_SENTENCES[0]}
+    assert begins == (expected, expected)

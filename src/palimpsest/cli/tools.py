@@ -28,6 +28,7 @@ def bench(
     for name in [case] if case is not None else list(CASES):
         record = run_case(name)
         typer.echo(f"{name} on {record.hardware}, {record.threads} thread, load {record.load_average[0]:.1f}")
+        typer.echo(f"allocator: {record.allocator}")
         for table in bench_tables(record):
             output().print(table)
         if out is not None:
@@ -37,4 +38,4 @@ def bench(
             raise typer.Exit(1)
         slow = [timing for timing in record.timings if timing.form == "parallel" and timing.ratio > LINEAR]
         for timing in slow:
-            say(f"{timing.memory}: {timing.ratio:.2f} times the time for four times the tokens, above {LINEAR}.")
+            say(f"{timing.memory}: {timing.ratio:.2f} times the cost for four times the tokens, above {LINEAR}.")

@@ -279,7 +279,7 @@ def evaluation_seconds(
         read = time.perf_counter()
         past = cache.clone()
         logits = model(prompts[:, reading.prompt :], past_key_values=past, use_cache=True, logits_to_keep=1).logits
-        rank_candidates(model, logits, past.clone(), options)
+        rank_candidates(model, logits, past, options)
         answer_greedily(model, logits, past, digits)
         return read - started, time.perf_counter() - read
 

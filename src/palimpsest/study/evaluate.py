@@ -15,6 +15,9 @@ from palimpsest.records import ItemRecord, PositionLossRecord
 from palimpsest.study.spec import PasskeyGrid
 from palimpsest.tasks import Output, Passkey, Sample
 
+RANKED_ROWS = 128
+"""Rows, items times candidates, that are ranked together."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -74,7 +77,7 @@ def _answer(subject: Subject, samples: Sequence[Sample], prompts: Tensor, past: 
     read = past.columns
     logits = model(prompts[:, read:], past_key_values=past, use_cache=True, logits_to_keep=1).logits
     candidates = torch.from_numpy(np.stack([sample.candidate_ids for sample in samples])).long()
-    logprobs = rank_candidates(model, logits, past.clone(), candidates)
+    logprobs = rank_candidates(model, logits, past, candidates)
     answers = answer_greedily(model, logits, past, candidates.shape[2])
     return [
         Output(str(subject.tokenizer.decode(answer)), row)
@@ -83,7 +86,15 @@ def _answer(subject: Subject, samples: Sequence[Sample], prompts: Tensor, past: 
 
 
 def rank_candidates(model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCache, candidates: Tensor) -> Tensor:
-    """Return ``[B, C]``, the log-probability of each candidate ``[B, C, A]`` after the prompt, in nats."""
+    """Return ``[B, C]``, the log-probability of each candidate ``[B, C, A]`` after the prompt, in nats.
+
+    Candidates go in groups: every one of them needs a copy of the past, which is long where attention is full.
+    """
+    group = max(1, RANKED_ROWS // len(candidates))
+    return torch.cat([_logprobs(model, logits, past.clone(), each) for each in candidates.split(group, 1)], 1)
+
+
+def _logprobs(model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCache, candidates: Tensor) -> Tensor:
     batch, count, _ = candidates.shape
     past.batch_repeat_interleave(count)
     flat = candidates.flatten(0, 1)

@@ -36,6 +36,11 @@ class Filler:
         """Tokens in one whole cycle."""
         return sum(map(len, self.sentences))
 
+    def rotated(self, by: int) -> "Filler":
+        """Return the same cycle, begun ``by`` sentences later; it reaches the same counts."""
+        by %= len(self.sentences)
+        return Filler(self.sentences[by:] + self.sentences[:by])
+
     def reachable(self, counts: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Tell for each number of tokens (>= 0) whether whole sentences add up to it exactly."""
         least = _remainders(self).least
@@ -94,8 +99,6 @@ def _remainders(filler: Filler) -> _Remainders:
     least = np.full(cycle.size, _UNREACHABLE)
     tails = {}
     for residue, walk in compositions(tuple(map(len, filler.sentences))).items():
-        tails[residue] = np.array(
-            [token for said in walk for token in filler.sentences[said]], dtype=np.int32
-        )
+        tails[residue] = np.array([token for said in walk for token in filler.sentences[said]], dtype=np.int32)
         least[residue] = tails[residue].size
     return _Remainders(cycle, least, tails)

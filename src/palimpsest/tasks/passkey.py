@@ -1,9 +1,9 @@
 """Passkey retrieval: a key told once inside repeated filler, asked for at the end.
 
-Text of Mohtashami & Jaggi 2023 (arXiv 2305.16300) as Munkhdalai et al. 2024 (arXiv 2404.07143, appendix B)
-use it. Departures, all on purpose: keys have a fixed number of digits, filler is cut between sentences and
-never inside, lengths are exact in tokens, the needle never crosses a segment boundary, and training and
-evaluation keys are disjoint.
+Text of Mohtashami & Jaggi 2023 (arXiv 2305.16300) as Munkhdalai et al. 2024 (arXiv 2404.07143, appendix B) use it.
+Departures, all on purpose: keys have a fixed number of digits, filler begins with any sentence of its cycle and is cut
+between sentences and never inside, lengths are exact in tokens, the needle never crosses a segment boundary, and
+training and evaluation keys are disjoint.
 """
 
 from functools import lru_cache
@@ -37,6 +37,9 @@ class PasskeySpec(BaseModel):
     Attributes:
         key_digits: width of every key; the first digit is never 0.
         needle: ``repeat`` is the classic needle, which tells the key twice; ``short`` tells it once.
+        filler_start: ``any`` begins each stretch of filler with a sentence of the cycle drawn per item, so that items
+            differ in their haystack too; ``first`` begins it with the first one, as the papers do, and then the same
+            texts meet the same places of a segment again and again.
         candidates: number of answers to rank, the right one included; the others are keys of its split.
         min_length, max_length: range of the training samples' lengths, prompt and answer together; rows are
             padded to ``max_length``.
@@ -47,6 +50,7 @@ class PasskeySpec(BaseModel):
     kind: Literal["passkey"] = "passkey"
     key_digits: Annotated[int, Field(ge=3, le=12)] = 5
     needle: Literal["repeat", "short"] = "repeat"
+    filler_start: Literal["any", "first"] = "any"
     candidates: Annotated[int, Field(ge=2, le=64)] = 16
     min_length: Annotated[int, Field(ge=1)] = 160
     max_length: Annotated[int, Field(ge=1)] = 256
@@ -73,11 +77,9 @@ class Passkey:
     """
 
     name = "passkey"
-    version = 1
+    version = 2
 
-    def __init__(
-        self, spec: PasskeySpec, tokenizer: Tokenizer, *, segment_length: int, pad_id: int = 0
-    ) -> None:
+    def __init__(self, spec: PasskeySpec, tokenizer: Tokenizer, *, segment_length: int, pad_id: int = 0) -> None:
         self.spec = spec
         self.segment_length = segment_length
         self.pad_id = pad_id
@@ -130,7 +132,9 @@ class Passkey:
         label = f"{self.name}@{self.version}|{split}|{seed}|{index}|{length}|{float(depth).hex()}"
         keys = draw_keys(label, split, width=width, count=self.spec.candidates)
         candidate_ids = self._pieces.digits[digits_of(keys, width)]
-        input_ids = self._pieces.join(candidate_ids[0], before=before, after=haystack - before)
+        input_ids = self._pieces.join(
+            candidate_ids[0], before=before, after=haystack - before, begin=self._filler_begins(label)
+        )
         needle_start = self._pieces.introduction.size + before
         content = f"{label}|{self.segment_length}|{needle_start}|{keys.tolist()}|".encode()
         input_ids.setflags(write=False)
@@ -195,9 +199,7 @@ class Passkey:
         """
         logprobs = np.asarray(output.candidate_logprobs, dtype=np.float64)
         if logprobs.shape != (len(sample.candidates),):
-            raise ValueError(
-                f"{len(sample.candidates)} candidates need as many log-probabilities: {logprobs.shape}"
-            )
+            raise ValueError(f"{len(sample.candidates)} candidates need as many log-probabilities: {logprobs.shape}")
         error_class = classify_number(output.text, sample.answer)
         return Score(
             output=output.text,
@@ -207,6 +209,14 @@ class Passkey:
             candidates=logprobs.size,
             answer_logprob=float(logprobs[0]),
         )
+
+    def _filler_begins(self, label: str) -> tuple[int, int]:
+        """Return with which sentence the filler begins before and after the needle."""
+        if self.spec.filler_start == "first":
+            return 0, 0
+        sentences = len(self._pieces.filler.sentences)
+        before, after = (int(bits) % sentences for bits in random_bits(f"{label}|filler", 2))
+        return before, after
 
     def _positions(self, length: int) -> NDArray[np.int64]:
         """Return the possible positions of the needle, in tokens of filler before it; perhaps none."""

@@ -66,18 +66,21 @@ class Pieces:
         """Tokens of everything but the filler, the answer included."""
         return self.introduction.size + self.needle.ids.size + self.question.ids.size
 
-    def join(self, digits: NDArray[np.int32], *, before: int, after: int) -> NDArray[np.int32]:
+    def join(
+        self, digits: NDArray[np.int32], *, before: int, after: int, begin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.int32]:
         """Assemble an item with ``before`` and ``after`` tokens of filler around the needle, answer included.
 
-        ``digits`` [width] are the tokens of the key.
+        ``digits`` [width] are the tokens of the key; ``begin`` says with which sentence of the cycle the filler before
+        and after the needle begins.
         """
         row = np.empty(self.fixed_length + before + after, dtype=np.int32)
         bounds = np.cumsum([self.introduction.size, before, self.needle.ids.size, after])
         introduction, haystack, needle, more_haystack, question = np.split(row, bounds)
         introduction[:] = self.introduction
-        self.filler.write(haystack)
+        self.filler.rotated(begin[0]).write(haystack)
         self.needle.write(needle, digits)
-        self.filler.write(more_haystack)
+        self.filler.rotated(begin[1]).write(more_haystack)
         self.question.write(question, digits)
         return row
 
