@@ -93,9 +93,7 @@ def next_gap(task: Passkey) -> int:
 
 
 @given(tasks, st.integers(100, 700), depths, st.integers(0, 2**40), st.integers(0, 2**40))
-def test_an_item_is_exact_in_length_and_its_needle_lies_nearest_to_its_depth(
-    task, length, depth, seed, index
-):
+def test_an_item_is_exact_in_length_and_its_needle_lies_nearest_to_its_depth(task, length, depth, seed, index):
     starts = feasible_starts(task, length)
     if not starts:
         with pytest.raises(InputError, match=r"at least|nearest length"):
@@ -123,9 +121,7 @@ def test_the_pieces_are_the_tokens_of_the_whole_text(task, length, depth, index)
         "short": f" The pass key is {key}.",
     }[task.spec.needle]
     assert decode(sample.input_ids[sample.needle_start : sample.needle_end]) == needle
-    assert (
-        decode(sample.input_ids[sample.question_start :]) == f" What is the pass key? The pass key is {key}"
-    )
+    assert decode(sample.input_ids[sample.question_start :]) == f" What is the pass key? The pass key is {key}"
     sentence = "|".join(map(re.escape, CLASSIC_SENTENCES))
     whole = f"{re.escape(INTRODUCTION)}({sentence})*{re.escape(needle)}({sentence})*{re.escape(QUESTION)}"
     assert re.fullmatch(whole.replace(re.escape("{key}"), key), decode(sample.input_ids))
@@ -165,9 +161,7 @@ def test_recorded_distances_follow_from_the_segments(task, length, depth):
 
 def test_question_and_answer_end_a_segment_when_the_length_is_a_multiple_of_it():
     task = passkey("short", 32)
-    samples = [
-        task.sample(split="evaluation", seed=0, index=0, length=32 * n, depth=0.0) for n in range(5, 64)
-    ]
+    samples = [task.sample(split="evaluation", seed=0, index=0, length=32 * n, depth=0.0) for n in range(5, 64)]
     assert all(sample.question_in_last_segment for sample in samples)
     assert [sample.compressions for sample in samples] == [n - 3 for n in range(5, 64)]
 
@@ -195,9 +189,7 @@ def test_answers_and_candidates_belong_to_the_split(split):
         assert len(set(sample.candidates)) == 16
         assert sample.candidates[0] == sample.answer
         assert [decode(row) for row in sample.candidate_ids] == list(sample.candidates)
-        assert (
-            is_evaluation_key(np.array(sample.candidates, dtype=np.int64)) == (split == "evaluation")
-        ).all()
+        assert (is_evaluation_key(np.array(sample.candidates, dtype=np.int64)) == (split == "evaluation")).all()
 
 
 def test_training_items_are_uniform_in_length_and_depth_and_needles_in_place():
@@ -348,9 +340,7 @@ def test_depth_is_a_fraction(depth):
 
 
 def test_a_tokenizer_that_joins_digits_is_refused():
-    joining = train_bpe(
-        pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), vocabulary=2048
-    )
+    joining = train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), vocabulary=2048)
     with pytest.raises(InputError, match="every digit as one token of its own"):
         Passkey(PasskeySpec(), joining, segment_length=64)
 

@@ -10,15 +10,16 @@ from palimpsest.probes import INTERVENTIONS, intervene, memory_layers, override_
 SEGMENT = 4
 
 
-@pytest.fixture(params=["linear", "delta", "ridge"])
+@pytest.fixture(params=["linear", "delta", "ridge", "ridge, square root"])
 def model(request):
+    kind, _, root = request.param.partition(", ")
     config = PalimpsestConfig(
         vocab_size=17,
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        attention={"segment_length": SEGMENT, "memory": {"kind": request.param}},
+        attention={"segment_length": SEGMENT, "memory": {"kind": kind} | ({"form": "square_root"} if root else {})},
     )
     generator = torch.Generator().manual_seed(0)
     model = PalimpsestForCausalLM(config).double().eval()

@@ -32,19 +32,13 @@ def test_mix_is_the_published_splitmix64():
 
 def test_random_bits_are_a_stream_that_can_be_entered_anywhere():
     whole = random_bits("label", 50)
-    assert np.array_equal(
-        np.concatenate([random_bits("label", 20), random_bits("label", 30, start=20)]), whole
-    )
+    assert np.array_equal(np.concatenate([random_bits("label", 20), random_bits("label", 30, start=20)]), whole)
     assert not np.intersect1d(whole, random_bits("other label", 50)).size
 
 
 def test_every_five_digit_key_is_in_exactly_one_split_and_a_fifth_in_evaluation():
-    evaluation = set(
-        draw_keys("e", "evaluation", width=5, count=int(is_evaluation_key(ALL_KEYS).sum())).tolist()
-    )
-    training = set(
-        draw_keys("t", "training", width=5, count=int((~is_evaluation_key(ALL_KEYS)).sum())).tolist()
-    )
+    evaluation = set(draw_keys("e", "evaluation", width=5, count=int(is_evaluation_key(ALL_KEYS).sum())).tolist())
+    training = set(draw_keys("t", "training", width=5, count=int((~is_evaluation_key(ALL_KEYS)).sum())).tolist())
     assert evaluation.isdisjoint(training)
     assert evaluation | training == set(ALL_KEYS.tolist())
     assert abs(len(evaluation) / ALL_KEYS.size - 1 / 5) < 4 * (0.16 / ALL_KEYS.size) ** 0.5
@@ -69,9 +63,7 @@ def test_drawn_keys_have_the_width_and_the_split_and_never_repeat(split, width, 
     assert len(set(keys.tolist())) == keys.size == count
     assert {len(str(key)) for key in keys.tolist()} == {width}
     assert (is_evaluation_key(keys) == (split == "evaluation")).all()
-    assert ["".join(map(str, row)) for row in digits_of(keys, width).tolist()] == [
-        str(k) for k in keys.tolist()
-    ]
+    assert ["".join(map(str, row)) for row in digits_of(keys, width).tolist()] == [str(k) for k in keys.tolist()]
 
 
 def test_drawn_keys_are_uniform():

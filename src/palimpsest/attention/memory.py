@@ -27,16 +27,18 @@ from palimpsest.memory.parallel import segment_states, select, stack_states
 
 
 class Site(NamedTuple):
-    """Where a memory is about to be read for the first time since it was last written.
+    """Where a memory is about to be read, at the beginning of a segment.
 
     Attributes:
         layer: the number of the layer.
-        segment: ``[B]``, the number of segments that came before in each row; -1 in rows in which no segment begins
-            here (they are shorter, or in the midst of one): what a probe makes of their state is not used.
+        segment: ``[B]``, how many segments each row has written before; -1 in rows that do not begin a segment here,
+            for which the probe's answer is not used.
+        empty: the state of an empty memory.
     """
 
     layer: int
     segment: Tensor
+    empty: tuple
 
 
 Probe = Callable[[Site, tuple], tuple]
@@ -120,12 +122,12 @@ class MemoryAttention(Attention):
         for s, (k_s, v_s) in enumerate(zip(k.unbind(2), v.unbind(2), strict=True)):
             if reset is not None:
                 state = select(reset[:, s], empty, state)
-            state = self._probed(state, stream, s)
+            state = self._probed(state, empty, stream, s)
             states.append(state)
             state = memory.write(state, k_s, v_s, keep=None if keep is None else keep[:, s])
         return stack_states(states), state
 
-    def _probed(self, state: tuple, stream: Stream, segment: int) -> tuple:
+    def _probed(self, state: tuple, empty: tuple, stream: Stream, segment: int) -> tuple:
         """Apply the probe in the rows that begin this segment now."""
         if self.probe is None:
             return state
@@ -133,7 +135,8 @@ class MemoryAttention(Attention):
         if not bool(begins.any()):
             return state
         number = segment if stream.closed is None else stream.closed + segment
-        return select(begins, self.probe(Site(self.layer, torch.where(begins, number, -1)), state), state)
+        site = Site(self.layer, torch.where(begins, number, -1), empty)
+        return select(begins, self.probe(site, state), state)
 
     def _step(
         self, memory: Memory, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: SegmentCacheLayer
@@ -141,8 +144,8 @@ class MemoryAttention(Attention):
         """Process one token per row after a cache."""
         keys, values = step_segment(k, v, stream, cache)
         local = step_attention(q, keys, values, stream)
-        state = init_like(memory, q, expand_heads(v, self.heads)) if cache.memory is None else cache.memory
-        state = self._probed(state, stream, 0)
+        empty = init_like(memory, q, expand_heads(v, self.heads))
+        state = self._probed(empty if cache.memory is None else cache.memory, empty, stream, 0)
         read = memory.read(state, q)
         if stream.completes:
             keep = (stream.complete > 0)[:, None].expand(-1, stream.segment_length)

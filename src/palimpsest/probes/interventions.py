@@ -8,7 +8,6 @@ says, per row, how many segments were written before.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import torch
 from torch import nn
 
 from palimpsest.attention import MemoryAttention, Probe, Site
@@ -45,12 +44,14 @@ def _set_in_layers(model: nn.Module, attribute: str, value: object) -> Iterator[
 
 
 def zero(site: Site, state: tuple) -> tuple:
-    """Empty the sums of the memory: it reads zero, and the gate still applies."""
-    return type(state)(*(torch.zeros_like(leaf) for leaf in state))
+    """Empty the memory: it reads zero, and the gate still applies."""
+    return site.empty
 
 
 def swap(site: Site, state: tuple) -> tuple:
     """Give every row the memory of the next row: the same statistics, the content of another document.
+
+    Meant for rows of equal length, which begin their segments together.
 
     Raises:
         InputError: a batch of one row, which has no other document.
