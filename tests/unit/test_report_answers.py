@@ -50,6 +50,16 @@ def test_accuracy_by_compressions_counts_every_answer_once(results: StudyResults
             assert share == pytest.approx(sum(of_seed) / len(of_seed))
 
 
+def test_accuracy_since_the_start_has_one_number_for_each_length(results: StudyResults):
+    curve = answers.by_compressions(results, "ridge", since="start")
+    items = answers.answers(results, "ridge")
+    assert [bin_.low for bin_ in curve] == sorted({-(-item.length // item.segment_length) - 1 for item in items})
+    assert sum(rate.pooled.n for rate in curve.values()) == len(items)
+    for bin_, rate in curve.items():
+        own = [float(item.exact) for item in items if item.segments - 1 == bin_.low == bin_.high]
+        assert rate.pooled == estimate(own)
+
+
 def test_ranking_counts_only_the_first_place(results: StudyResults):
     items = answers.answers(results, "ridge")
     found = answers.rate(items, "rank").pooled

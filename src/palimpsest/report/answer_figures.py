@@ -15,6 +15,7 @@ from palimpsest.report.answers import (
     Effect,
     Rate,
     Score,
+    Since,
     by_compressions,
     chance,
     conditions,
@@ -38,12 +39,20 @@ _ERROR_LOOKS: Mapping[ErrorClass, tuple[str, str]] = {
 }
 
 
-def accuracy_figure(results: StudyResults, score: Score, *, width: float = WIDTH) -> Plot | None:
+_COUNTED = {
+    "needle": "compressions between needle and answer",
+    "start": "compressions before the answer, needles at all depths",
+}
+
+
+def accuracy_figure(
+    results: StudyResults, score: Score, *, since: Since = "needle", width: float = WIDTH
+) -> Plot | None:
     """Draw accuracy by number of compressions for all arms, None without answers.
 
     Bands are Wilson intervals of the pooled items; with several seeds each seed is a thin line.
     """
-    curves = {arm: curve for arm in results.arms if (curve := by_compressions(results, arm, score=score))}
+    curves = {arm: curve for arm in results.arms if (curve := by_compressions(results, arm, score=score, since=since))}
     if not curves:
         return None
     bins = sorted({bin_ for curve in curves.values() for bin_ in curve})
@@ -60,7 +69,7 @@ def accuracy_figure(results: StudyResults, score: Score, *, width: float = WIDTH
         canvas.percent_axis(axes)
         axes.set_xlim(-0.4, len(bins) - 0.6)
         axes.set_xticks(range(len(bins)), [_folded(bin_.label, 10 * width / len(bins)) for bin_ in bins])
-        axes.set_xlabel("compressions between needle and answer")
+        axes.set_xlabel(_COUNTED[since])
         what = "whole keys retrieved" if score == "exact" else "right key ranked first"
         axes.set_title(f"{what}, %")
         canvas.arm_legend(figure, {arm: styles[arm] for arm in curves})
@@ -69,16 +78,17 @@ def accuracy_figure(results: StudyResults, score: Score, *, width: float = WIDTH
     band = "Bands are 95 % Wilson intervals over items" + (
         f"; thin lines are the {seeds} seeds." if seeds > 1 else " of one trained model per arm."
     )
+    counted = "since the needle, all lengths together" if since == "needle" else "in all, all depths together"
     what = (
-        "How often greedy generation gives the whole key, against how often the memory was written on since the "
-        "needle: a memory that keeps what it was told stays high to the right."
+        f"How often greedy generation gives the whole key, against how often the memory was written on {counted}: a "
+        "memory that keeps what it was told stays high to the right."
         if score == "exact"
         else "The same, asked more gently: is the right key the likeliest of "
         f"{round(1 / floor) if floor else 'all'} candidates? Knowledge that generation cannot spell out shows here."
     )
     ends = [f"{label(arm, 60)} {percent(c[max(c)].pooled.mean)} % at {max(c).label}" for arm, c in curves.items()]
     return draw(
-        f"accuracy-{score}",
+        f"accuracy-{score}" + ("" if since == "needle" else "-by-length"),
         "Whole keys retrieved" if score == "exact" else "Right key ranked first",
         f"{what} {band}",
         f"At the largest number of compressions: {listed(ends)}.",

@@ -21,6 +21,10 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 
+Since = Literal["needle", "start"]
+"""From where on compressions are counted: the needle, or the start of the text."""
+
+
 class Bin(NamedTuple):
     """A range of numbers of compressions, both ends included."""
 
@@ -117,10 +121,22 @@ def rate(items: Sequence[ItemRecord], score: Score = "exact") -> Rate:
 
 
 def by_compressions(
-    results: StudyResults, arm: str, intervention: str = INTACT, score: Score = "exact"
+    results: StudyResults,
+    arm: str,
+    intervention: str = INTACT,
+    score: Score = "exact",
+    since: Since = "needle",
 ) -> dict[Bin, Rate]:
-    """Return the accuracy of an arm by number of compressions, in ascending order."""
-    bins = _grouped((compression_bin(item.compressions), item) for item in answers(results, arm, intervention))
+    """Return the accuracy of an arm by number of compressions, in ascending order.
+
+    Counted since the needle, in bins of powers of two over all lengths; or since the start of the text, which is one
+    number for each length, over all depths.
+    """
+
+    def key(item: ItemRecord) -> Bin:
+        return compression_bin(item.compressions) if since == "needle" else Bin(item.segments - 1, item.segments - 1)
+
+    bins = _grouped((key(item), item) for item in answers(results, arm, intervention))
     return {bin_: rate(items, score) for bin_, items in sorted(bins.items())}
 
 

@@ -5,6 +5,7 @@ from statistics import fmean
 
 from palimpsest.report.answers import (
     ERROR_CLASSES,
+    Since,
     answers,
     beyond_reach,
     by_compressions,
@@ -48,10 +49,10 @@ def grid_table(results: StudyResults, arm: str) -> Table:
     return Table(f"grid-{arm}", f"{arm}: accuracy by depth and length in tokens; {_INTERVALS}", head, rows)
 
 
-def compression_table(results: StudyResults) -> Table:
+def compression_table(results: StudyResults, since: Since = "needle") -> Table:
     """Return accuracy by number of compressions: a row per arm, and one for its swapped memory if that was tested."""
     pairs = [pair for pair in conditions(results) if pair[1] in (INTACT, "swap")]
-    curves = {pair: by_compressions(results, *pair) for pair in pairs}
+    curves = {pair: by_compressions(results, *pair, since=since) for pair in pairs}
     bins = sorted({bin_ for curve in curves.values() for bin_ in curve})
     rows: list[list[Value]] = [
         [
@@ -61,9 +62,9 @@ def compression_table(results: StudyResults) -> Table:
         for (arm, name), curve in curves.items()
     ]
     columns = [Column("compressions", head=True), *(Column(b.label, "share") for b in bins)]
-    return Table(
-        "compressions-wide", f"Whole keys retrieved, by arm and number of compressions; {_INTERVALS}", columns, rows
-    )
+    counted = "number of compressions" + (" since the needle" if since == "needle" else " before the answer")
+    name = "compressions-wide" if since == "needle" else "lengths-wide"
+    return Table(name, f"Whole keys retrieved, by arm and {counted}; {_INTERVALS}", columns, rows)
 
 
 def score_table(results: StudyResults) -> Table:

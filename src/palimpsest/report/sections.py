@@ -168,16 +168,27 @@ def _heatmaps(results: StudyResults) -> Section:
 
 
 def _compressions(results: StudyResults) -> Section:
-    plots = _present(answer_figures.accuracy_figure(results, score) for score in ("exact", "rank"))
+    plots = _present(
+        [
+            answer_figures.accuracy_figure(results, "exact", since="start"),
+            answer_figures.accuracy_figure(results, "exact"),
+            answer_figures.accuracy_figure(results, "rank"),
+        ]
+    )
     parts = [
         element(
-            "p", None, "A compression is one segment boundary between needle and answer, at which the memory was "
-            "written over. Zero means that local attention still sees the needle.",
+            "p", None, "A compression is one segment boundary, at which the memory is written over. They are counted "
+            "from the start of the text, which is its length in segments, or since the needle, where zero means that "
+            "local attention still sees it.",
         ),
         _figures(plots, "No answers were recorded."),
     ]  # fmt: skip
     if plots:
-        parts.append(_numbers([compression_table(results), score_table(results)], "compressions"))
+        parts.append(
+            _numbers(
+                [compression_table(results, "start"), compression_table(results), score_table(results)], "compressions"
+            )
+        )
     return Section("compressions", "Accuracy by number of compressions", joined(parts), plots)
 
 
