@@ -1,5 +1,6 @@
 """Study files and plans: what is refused, what a digest depends on, what runs in which order."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_the_corpus_changes_everything(smoke):
     smoke["corpus"]["heldout_fraction"] = 0.2
     after = digests(StudySpec.model_validate(smoke))
     assert all(before[name] != after[name] for name in before)
+
+
+def test_a_new_version_of_the_task_redoes_what_uses_it(smoke, monkeypatch):
+    before = digests(StudySpec.model_validate(smoke))
+    monkeypatch.setattr(sys.modules[plan.__module__], "TASK", "passkey@next")
+    after = digests(StudySpec.model_validate(smoke))
+    assert {n.split("-")[-1] for n in before if before[n] != after[n]} == {"finetune", "passkey"}
 
 
 def test_claims_and_seeds_change_no_stage(smoke):

@@ -38,11 +38,13 @@ Out = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
-    app.command("train", epilog="Example: palimpsest train recipes/ridge.yaml --out runs/ridge")(train)
-    app.command("eval", epilog="Example: palimpsest eval runs/ridge --tasks passkey --lengths 160,288")(evaluate)
-    app.command("probe", epilog="Example: palimpsest probe runs/ridge --interventions swap,zero")(probe)
-    app.command("generate", epilog="Example: palimpsest generate runs/ridge --prompt-file book.txt")(generate)
-    app.command("info", epilog="Example: palimpsest info recipes/ridge.yaml")(info)
+    app.command("train", epilog="Example: palimpsest train recipes/tiny-ridge.yaml")(train)
+    app.command("eval", epilog="Example: palimpsest eval runs/tiny-ridge-passkey --tasks passkey --lengths 160,288")(
+        evaluate
+    )
+    app.command("probe", epilog="Example: palimpsest probe runs/tiny-ridge-passkey --interventions swap,zero")(probe)
+    app.command("generate", epilog="Example: palimpsest generate runs/tiny-ridge --prompt-file book.txt")(generate)
+    app.command("info", epilog="Example: palimpsest info recipes/tiny-ridge.yaml")(info)
 
 
 def train(

@@ -6,12 +6,16 @@ from typing import Literal
 from pydantic import BaseModel
 
 from palimpsest.study.spec import ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec, digest
+from palimpsest.tasks import Passkey
 from palimpsest.training.recipe import TrainingSpec
 
 StageKind = Literal["corpus", "pretrain", "finetune", "passkey", "position_loss"]
 
 RESULTS_VERSION = 1
 """Part of every digest: raise it when the same settings come to mean something else."""
+
+TASK = f"{Passkey.name}@{Passkey.version}"
+"""The task and its version, part of the digest of every stage that uses it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def _pretrain(spec: StudySpec, arm: ArmSpec, seed: int) -> dict:
 def _finetune(spec: StudySpec, arm: ArmSpec, seed: int) -> dict:
     return {
         "seed": seed,
+        "task": TASK,
         "passkey": _json(spec.finetune.passkey),
         "training": _training(spec.finetune.training, arm.finetune_learning_rate),
     }
@@ -105,6 +110,7 @@ def _passkey(spec: StudySpec, arm: str, seed: int) -> dict:
         "arm": arm,
         "seed": seed,
         "grid": _evaluation(spec, arm, spec.passkey),
+        "task": TASK,
         "passkey": _json(spec.finetune.passkey),
         "segment_length": spec.segment_length,
     }
