@@ -20,7 +20,7 @@ from palimpsest.records import Provenance, StepRecord, read_jsonl
 from palimpsest.schema import parse
 from palimpsest.training import Checkpoints, Interrupted, Recipe, TrainingError, loop, model_config, new_model, train
 from palimpsest.training.data import Batch
-from palimpsest.training.loop import accumulate_gradients
+from palimpsest.training.loop import accumulate_gradients, recompute_activations
 from palimpsest.training.state import pretrained_model
 from training_case import recipe, recipe_values, text_data, write_texts
 
@@ -381,7 +381,7 @@ def test_the_loss_is_the_weighted_mean_over_labelled_tokens(data):
 def test_gradient_checkpointing_computes_the_same(data):
     model = new_model(model_config(recipe(data).model, 50), seed=0).train()
     loss, plain = gradients(model, [uneven_batch()])
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    recompute_activations(model)
     again, recomputed = gradients(model, [uneven_batch()])
     assert loss == again
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)

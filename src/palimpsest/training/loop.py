@@ -231,6 +231,14 @@ def weighted_loss(model: PalimpsestForCausalLM, batch: Batch) -> Tensor:
     return (losses * batch.weights[places // hidden.shape[1]]).sum()
 
 
+def recompute_activations(model: PalimpsestForCausalLM) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    # transformers renamed the method; where both exist the earlier name is deprecated
+    newer = hasattr(model, "activation_checkpointing_enable")
+    enable = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def _open(recipe: Recipe, run_dir: Path, resume: Path | None) -> _Run:
     """Bring a run to where it was, or to its beginning.
 
@@ -250,7 +258,7 @@ def _open(recipe: Recipe, run_dir: Path, resume: Path | None) -> _Run:
     nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
     model.train()
     if recipe.training.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     learner = Learner(model, build_optimizer(model, recipe.training))
     begin = Progress() if resume is None else read_checkpoint(resume, learner)
     _record_origin(recipe, learner.model, source, run_dir / PROVENANCE)
