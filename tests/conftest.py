@@ -1,4 +1,9 @@
+import signal
+
 from hypothesis import HealthCheck, settings
+
+# A shell that starts a job in the background lets it ignore Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Never a deadline: the machines that run these tests are shared. `pytest --hypothesis-profile=nightly` looks further.
 settings.register_profile(
