@@ -45,7 +45,8 @@ def readme_section(results: StudyResults, folder: str) -> str:
             "",
             headline_table(results).strip(),
             "",
-            "The claims were written down before the run ([study file](studies/" + study.name + ".yaml)):",
+            f"The claims were written down before the first run ([study file](studies/{study.name}.yaml)); earlier runs, and "
+            "what was changed after them, are in the [log](docs/log.md).",
             "",
             "| verdict | claim | found |",
             "|---|---|---|",
