@@ -45,8 +45,8 @@ def readme_section(results: StudyResults, folder: str) -> str:
             "",
             headline_table(results).strip(),
             "",
-            f"The claims were written down before the first run ([study file](studies/{study.name}.yaml)); earlier runs, and "
-            "what was changed after them, are in the [log](docs/log.md).",
+            f"The claims were written down before the first run ([study file](studies/{study.name}.yaml)); what was "
+            "changed after earlier runs is in the [log](docs/log.md).",
             "",
             "| verdict | claim | found |",
             "|---|---|---|",
