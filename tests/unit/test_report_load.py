@@ -83,7 +83,7 @@ def test_an_answer_recorded_twice_is_refused(records: Path):
     first = path.read_text().splitlines()[0]
     path.write_text(path.read_text() + first + "\n")
     item = next(read_jsonl(path, ItemRecord))
-    with pytest.raises(InputError, match=f"item {item.item_id} of arm 'ridge', seed 0.* recorded twice"):
+    with pytest.raises(InputError, match=f"item {item.item_id} of passkey of arm 'ridge', seed 0.* recorded twice"):
         load_records(records)
 
 

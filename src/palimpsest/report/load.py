@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -31,6 +31,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+A = TypeVar("A", ItemRecord, PositionLossRecord)
 
 
 class Run(NamedTuple):
@@ -166,34 +167,34 @@ def _read_lines(path: Path, kind: type[R]) -> list[R]:
 
 
 def _items(directory: Path) -> dict[Condition, list[ItemRecord]]:
-    found: dict[Condition, list[ItemRecord]] = defaultdict(list)
-    seen: set[tuple[str, int, str, str, str]] = set()
-    for _, path in _line_files(directory):
-        for item in _read_lines(path, ItemRecord):
-            key = (item.arm, item.seed, item.intervention, item.task, item.item_id)
-            if key in seen:
-                raise InputError(
-                    f"{path}: item {item.item_id} of arm '{item.arm}', seed {item.seed}, intervention "
-                    f"'{item.intervention}' is recorded twice; keep the answers of one checkpoint."
-                )
-            seen.add(key)
-            found[Condition(item.arm, item.seed, item.intervention)].append(item)
-    return dict(found)
+    return _by_condition(directory, ItemRecord, lambda item: f"item {item.item_id} of {item.task}")
 
 
 def _losses(directory: Path) -> dict[Condition, list[PositionLossRecord]]:
-    found: dict[Condition, list[PositionLossRecord]] = defaultdict(list)
-    seen: set[tuple[str, int, str, str, int]] = set()
+    return _by_condition(
+        directory, PositionLossRecord, lambda loss: f"document {loss.document_id} at position {loss.position_start}"
+    )
+
+
+def _by_condition(directory: Path, kind: type[A], name: Callable[[A], str]) -> dict[Condition, list[A]]:
+    """Return the records of a folder by condition; ``name`` tells what a record is about.
+
+    Raises:
+        InputError: two records of one condition are about the same.
+    """
+    found: dict[Condition, list[A]] = defaultdict(list)
+    seen: set[tuple[Condition, str]] = set()
     for _, path in _line_files(directory):
-        for loss in _read_lines(path, PositionLossRecord):
-            key = (loss.arm, loss.seed, loss.intervention, loss.document_id, loss.position_start)
-            if key in seen:
+        for record in _read_lines(path, kind):
+            condition = Condition(record.arm, record.seed, record.intervention)
+            about = name(record)
+            if (condition, about) in seen:
                 raise InputError(
-                    f"{path}: document {loss.document_id} at position {loss.position_start} of arm '{loss.arm}', "
-                    f"seed {loss.seed}, intervention '{loss.intervention}' is recorded twice."
+                    f"{path}: {about} of arm '{record.arm}', seed {record.seed}, intervention "
+                    f"'{record.intervention}' is recorded twice; keep the answers of one checkpoint."
                 )
-            seen.add(key)
-            found[Condition(loss.arm, loss.seed, loss.intervention)].append(loss)
+            seen.add((condition, about))
+            found[condition].append(record)
     return dict(found)
 
 
