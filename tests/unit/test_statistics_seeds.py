@@ -25,7 +25,7 @@ def test_seeds_that_differ_are_quoted_by_t():
     values, seeds = outcomes([95, 60, 80], 100)
     found = estimate_across_seeds(values, seeds)
     means = estimate([0.95, 0.60, 0.80], method="t")
-    assert (found.low, found.high) == pytest.approx((means.low, means.high))
+    assert (found.low, found.high) == pytest.approx((means.low, min(means.high, 1.0)))
     assert (found.n, found.mean) == (3, pytest.approx(means.mean))
     assert "3 seeds" in found.method
 
@@ -68,7 +68,7 @@ def test_both_parts_are_of_the_level_asked(successes):
             assert (across.low, across.high) == (plain.low, plain.high)
         else:
             between = estimate(values, method="t", clusters=seeds, level=0.9)
-            assert (across.low, across.high) == pytest.approx((between.low, between.high))
+            assert (across.low, across.high) == pytest.approx((between.low, min(between.high, 1.0)))
         assert across.level == 0.9
 
 
@@ -124,3 +124,14 @@ def test_seed_means_keep_their_order():
 def test_bad_input_is_named(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_an_interval_of_a_proportion_stays_within_what_it_can_be():
+    seeds = [seed for seed in range(3) for _ in range(10)]
+    hits = [1.0] * 10 + [1.0] * 10 + [1.0] * 8 + [0.0] * 2
+    found = estimate_across_seeds(hits, seeds, within="wilson")
+    assert found.high == 1.0
+    assert 0.0 <= found.low < found.mean
+    difference = contrast_across_seeds(hits, [0.0] * 30, seeds)
+    assert difference.high == 1.0
+    assert estimate_across_seeds([2 * hit for hit in hits], seeds, within="t").high > 2.0

@@ -7,6 +7,7 @@ luck must not look more certain than the items they were measured on.
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +22,8 @@ from palimpsest.statistics.intervals import (
     as_values,
     estimate,
 )
+
+PROPORTIONS = ("wilson", "clopper_pearson")
 
 
 def estimate_across_seeds(
@@ -53,7 +56,7 @@ def estimate_across_seeds(
     """
     between = estimate(values, method="t", clusters=seeds, level=level)
     items = estimate(values, method=within, clusters=clusters, level=level, resamples=resamples, rng=rng)
-    return _wider(between, items)
+    return _within(_wider(between, items), 0.0 if within in PROPORTIONS else -math.inf)
 
 
 def contrast_across_seeds(
@@ -84,7 +87,7 @@ def contrast_across_seeds(
     """
     between = contrast(a, b, method="paired_t", clusters=seeds, level=level)
     items = contrast(a, b, method=within, clusters=clusters, level=level, resamples=resamples, rng=rng)
-    return _wider(between, items)
+    return _within(_wider(between, items), -1.0 if within == "mcnemar_newcombe" else -math.inf)
 
 
 def seed_means(values: ArrayLike, seeds: Sequence[Hashable]) -> dict[Hashable, float]:
@@ -100,6 +103,13 @@ def seed_means(values: ArrayLike, seeds: Sequence[Hashable]) -> dict[Hashable, f
     for seed, value in zip(seeds, data.tolist(), strict=True):
         groups.setdefault(seed, []).append(value)
     return {seed: math.fsum(group) / len(group) for seed, group in groups.items()}
+
+
+def _within(found: Estimate, least: float) -> Estimate:
+    """Cut a bounded interval to what a proportion (0 to 1) or a difference of two (-1 to 1) can be."""
+    if math.isinf(least) or not found.bounded:
+        return found
+    return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
 def _wider(between: Estimate, items: Estimate) -> Estimate:
