@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import softplus
 
 from palimpsest.attention import AttentionSpec, FullAttention, MemoryAttention, SegmentLocalAttention
-from palimpsest.attention.spec import DeltaSpec, GateSpec, LinearSpec, RidgeSpec
+from palimpsest.attention.memories import DeltaSpec, LinearSpec, RidgeSpec
+from palimpsest.attention.spec import GateSpec
 from palimpsest.errors import InputError
 from palimpsest.memory import DeltaMemory, LinearMemory, RidgeMemory, RidgeRootMemory
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM

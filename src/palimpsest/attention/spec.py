@@ -1,69 +1,13 @@
 """The ``attention`` block of a configuration: a closed schema that knows which memories and gates there are."""
 
-import math
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
-from torch import Tensor
-from torch.nn.functional import softplus
 
-from palimpsest.memory import FEATURE_MAPS, DeltaMemory, LinearMemory, Memory, RidgeMemory, RidgeRootMemory
+from palimpsest.attention.memories import LinearSpec, MemorySpec
 from palimpsest.schema import Closed
 
 Kind = Literal["full", "segment_local", "memory"]
-Features = Literal["elu1"]
-
-
-class LinearSpec(Closed):
-    """``LinearMemory``."""
-
-    kind: Literal["linear"] = "linear"
-    features: Features = "elu1"
-
-    def learned(self) -> dict[str, float]:
-        """Return the initial values of the quantities that are learned per head: none."""
-        return {}
-
-    def build(self, learned: dict[str, Tensor]) -> Memory:
-        """Return the memory."""
-        return LinearMemory(FEATURE_MAPS[self.features])
-
-
-class DeltaSpec(Closed):
-    """``DeltaMemory``."""
-
-    kind: Literal["delta"] = "delta"
-    features: Features = "elu1"
-    normaliser: Literal["exclusive", "inclusive"] = "exclusive"
-
-    def learned(self) -> dict[str, float]:
-        """Return the initial values of the quantities that are learned per head: none."""
-        return {}
-
-    def build(self, learned: dict[str, Tensor]) -> Memory:
-        """Return the memory."""
-        return DeltaMemory(FEATURE_MAPS[self.features], self.normaliser)
-
-
-class RidgeSpec(Closed):
-    """``RidgeMemory``, or ``RidgeRootMemory`` with ``form: square_root``; ``ridge`` is lambda at initialisation."""
-
-    kind: Literal["ridge"] = "ridge"
-    features: Features = "elu1"
-    ridge: float = Field(default=1.0, gt=0.0)
-    form: Literal["normal", "square_root"] = "normal"
-
-    def learned(self) -> dict[str, float]:
-        """Return the initial value of the raw lambda (softplus of it is lambda), learned per head."""
-        return {"ridge": self.ridge + math.log(-math.expm1(-self.ridge))}
-
-    def build(self, learned: dict[str, Tensor]) -> Memory:
-        """Return the memory for the learned raw lambdas ``[H]``."""
-        memory = RidgeMemory if self.form == "normal" else RidgeRootMemory
-        return memory(FEATURE_MAPS[self.features], softplus(learned["ridge"]))
-
-
-MemorySpec = Annotated[LinearSpec | DeltaSpec | RidgeSpec, Field(discriminator="kind")]
 
 
 class GateSpec(Closed):

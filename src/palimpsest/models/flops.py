@@ -10,16 +10,10 @@ Per token and head, with T tokens in a row, segments of N tokens, keys and value
 ==============  ==========================================================================================
 full            2 d (T + 1): a query meets (T + 1) / 2 keys on average, 2 d for its score and 2 d for its value
 segment_local   2 d (N + 1), the same inside every segment
-memory          segment_local, and
-  linear        4 F d + 2 F: read phi(q) M and phi(q) z; write phi(k)^T v
-  delta         6 F d + 4 F: linear, and what the memory answers already, phi(k) M and phi(k) z
-  ridge         2 F F + 4 F d + (F^3 / 3 + 2 F F d) / N: write phi(k)^T phi(k) and phi(k)^T v; read phi(q) W; per
-                segment a Cholesky factor of H + lambda I and two triangular solves for W
+memory          segment_local, and what the kind of memory says (``palimpsest.attention.memories``)
 ==============  ==========================================================================================
 """
 
-from palimpsest.attention.spec import AttentionSpec, DeltaSpec, RidgeSpec
-from palimpsest.memory import FEATURE_MAPS
 from palimpsest.models.configuration import PalimpsestConfig
 
 BACKWARD = 2
@@ -65,20 +59,8 @@ def attention_flops_per_token(config: PalimpsestConfig, layer: int, sequence_len
     per_head = 4.0 * head * pairs / sequence_length
     if kind == "memory":
         segments = whole + (rest > 0)
-        per_head += memory_flops_per_token(spec, head, sequence_length / segments)
+        per_head += spec.memory.flops(head, sequence_length / segments)
     return config.num_attention_heads * per_head
-
-
-def memory_flops_per_token(spec: AttentionSpec, head: int, segment_length: float) -> float:
-    """Return the operations of one head's memory, forward, per token, with segments of this mean length."""
-    memory = spec.memory
-    width = FEATURE_MAPS[memory.features].width(head)
-    if isinstance(memory, RidgeSpec):
-        per_segment = width**3 / 3 + 2 * width * width * head
-        return 2 * width * width + 4 * width * head + per_segment / segment_length
-    if isinstance(memory, DeltaSpec):
-        return 6 * width * head + 4 * width
-    return 4 * width * head + 2 * width
 
 
 def _head_size(config: PalimpsestConfig) -> int:
