@@ -38,8 +38,9 @@ class Stream(NamedTuple):
 class Case:
     """A stream and what comes with it. All random numbers follow from ``seed``.
 
-    ``document_ids`` holds one id per row and token. ``packed``, ``masked`` and ``begun`` say whether a law that leaves
-    it open passes document ids, a ``keep`` mask, and a state in which something is already written.
+    ``document_ids`` holds one id per row and token. ``packed``, ``masked``, ``begun`` and ``weighted`` say whether a
+    law that leaves it open passes document ids, a ``keep`` mask, a state in which something is already written, and a
+    write strength per token.
     """
 
     seed: int
@@ -51,6 +52,7 @@ class Case:
     packed: bool = False
     masked: bool = False
     begun: bool = False
+    weighted: bool = False
 
     @property
     def batch(self) -> int:
@@ -61,13 +63,14 @@ class Case:
         return len(self.document_ids[0])
 
     @property
-    def boundaries(self) -> range:
-        """First tokens of all segments but the first."""
-        return range(self.segment_length, self.length, self.segment_length)
+    def boundaries(self) -> list[int]:
+        """Return first tokens of segments: of the second, one in the middle, and the last."""
+        starts = range(self.segment_length, self.length, self.segment_length)
+        return sorted({starts[0], starts[len(starts) // 2], starts[-1]}) if starts else []
 
     def plain(self) -> "Case":
-        """Return this case without documents, mask and earlier state."""
-        return replace(self, packed=False, masked=False, begun=False)
+        """Return this case without documents, mask, earlier state and strength."""
+        return replace(self, packed=False, masked=False, begun=False, weighted=False)
 
     def generator(self, purpose: int) -> torch.Generator:
         return torch.Generator().manual_seed(1000 * self.seed + purpose)
@@ -85,6 +88,13 @@ class Case:
     def mask(self) -> Tensor:
         """Return a ``keep`` mask ``[B, T]`` that drops about a third of the tokens."""
         return torch.rand(self.batch, self.length, generator=self.generator(10)) > 0.35
+
+    def strength(self) -> Tensor | None:
+        """Return strengths ``[B, H, T]`` between 0.1 and 1, or None in a case that is not weighted."""
+        if not self.weighted:
+            return None
+        drawn = torch.rand(self.batch, self.heads, self.length, generator=self.generator(11), dtype=torch.float64)
+        return 0.1 + 0.9 * drawn
 
     def ids(self) -> Tensor:
         return torch.tensor(self.document_ids)
@@ -109,6 +119,7 @@ class Case:
             "state": self.written_state(memory) if self.begun else None,
             "keep": self.mask() if self.masked else None,
             "document_ids": self.ids() if self.packed else None,
+            "strength": self.strength(),
         }
 
 
@@ -123,6 +134,8 @@ def with_gradients(run: Run, memory: Memory[Any], case: Case) -> dict[str, Tenso
     options = case.options(memory)
     stream = case.stream().map(lambda x: x.requires_grad_())
     inputs = {**stream._asdict(), **learned(memory)}
+    if options["strength"] is not None:
+        inputs["strength"] = options["strength"].requires_grad_()
     if case.begun:
         # not the gradient of the state itself: some of its elements (below the diagonal of R) are no variables
         k, v = (x.requires_grad_() for x in case.earlier_tokens())
@@ -152,6 +165,7 @@ def cases(draw: st.DrawFn, max_length: int = 20) -> Case:
         packed=draw(st.booleans()),
         masked=draw(st.booleans()),
         begun=draw(st.booleans()),
+        weighted=draw(st.booleans()),
     )
 
 

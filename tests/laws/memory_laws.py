@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.memory import (
+    AssociativeMemory,
     DeltaMemory,
     LinearMemory,
     LinearState,
@@ -14,6 +15,7 @@ from palimpsest.memory import (
     RidgeMemory,
     RidgeRootMemory,
     RidgeState,
+    TokenDeltaMemory,
     scan,
 )
 from palimpsest.testing import assert_close, relative_rms
@@ -31,7 +33,7 @@ def law_order_of_writes_is_irrelevant(memory: Memory[Any], case: Case) -> None:
     assert_states_close("state after shuffled writes", state, expected)
 
 
-def law_first_segment_equals_linear(memory: DeltaMemory, case: Case) -> None:
+def law_first_segment_equals_linear(memory: DeltaMemory | AssociativeMemory, case: Case) -> None:
     """An empty memory knows nothing that could be subtracted."""
     _, k, v = case.stream()
     written = memory.write(case.empty(memory), k, v)
@@ -80,8 +82,10 @@ def law_root_equals_normal_equations(memory: RidgeRootMemory, case: Case) -> Non
 def _scanned(memory: Memory[Any], case: Case) -> dict[str, Tensor]:
     """Return the state, what was read, and the gradients of a random weighting of what was read, by name."""
     q, k, v = stream = case.stream().map(lambda x: x.requires_grad_())
-    out, state = scan(memory, q, k, v, segment_length=case.segment_length, keep=case.mask())
-    leaves = {**stream._asdict(), **learned(memory)}
+    leaves, strength = {**stream._asdict(), **learned(memory)}, case.strength()
+    if strength is not None:
+        leaves["strength"] = strength.requires_grad_()
+    out, state = scan(memory, q, k, v, segment_length=case.segment_length, keep=case.mask(), strength=strength)
     loss = (out * case.normal(30, *out.shape)).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     named = {f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}
@@ -98,13 +102,59 @@ def law_rounded_sums_still_answer(memory: RidgeMemory, case: Case) -> None:
     assert bool(memory.read(state, case.stream().q.float()).isfinite().all()), "rounded sums read NaN"
 
 
+def law_segments_may_be_cut_anywhere(memory: Memory[Any], case: Case) -> None:
+    """What is written is the same whether a segment is long, or every token a segment of its own."""
+    stream = case.stream()
+    options: dict[str, Any] = {"state": case.written_state(memory), "keep": case.mask(), "strength": case.strength()}
+    _, expected = scan(memory, *stream, segment_length=1, **options)
+    for length in (case.segment_length, case.length):
+        _, state = scan(memory, *stream, segment_length=length, **options)
+        assert_states_close(f"state after segments of {length}", state, expected)
+
+
+def law_orthonormal_keys_are_recalled(memory: TokenDeltaMemory, case: Case) -> None:
+    """As many keys as features, in any number of segments: every value comes back exactly."""
+    size = case.d_k
+    k = 3.0 * torch.linalg.qr(case.normal(0, case.batch, case.heads, size, size))[0]
+    v = case.normal(1, case.batch, case.heads, size, case.d_v)
+    _, state = scan(memory, k, k, v, segment_length=case.segment_length)
+    assert_close("recalled values", memory.read(state, k), v)
+
+
+def law_a_rewrite_replaces_the_old_value(memory: TokenDeltaMemory, case: Case) -> None:
+    """Whatever was written before, and wherever in its segment a key is written last."""
+    stream, state = case.stream(), case.written_state(memory)
+    k = torch.cat([stream.k, stream.k[:, :, :1]], 2)
+    v = torch.cat([stream.v, case.normal(50, case.batch, case.heads, 1, case.d_v)], 2)
+    _, state = scan(memory, k, k, v, segment_length=case.segment_length, state=state)
+    assert_close("the new value", memory.read(state, k[:, :, :1]), v[:, :, -1:])
+
+
+def law_a_known_key_is_not_counted_again(memory: AssociativeMemory, case: Case) -> None:
+    """A key that is written twice is counted once in z, its value replaced; and z never outgrows that of linear."""
+    _, k, v = case.stream()
+    key, new = k[:, :, :1], case.normal(50, case.batch, case.heads, 1, case.d_v)
+    once = memory.write(case.empty(memory), key, v[:, :, :1])
+    twice = memory.write(once, key, new)
+    assert_close("z after the second write", twice.normaliser, once.normaliser)
+    assert_close("the new value", memory.read(twice, key), new)
+    _, state = scan(memory, k, k, v, segment_length=case.segment_length)
+    _, linear = scan(LinearMemory(memory.features), k, k, v, segment_length=case.segment_length)
+    grown = (state.normaliser - linear.normaliser).max().item()
+    assert grown <= 1e-12, f"z is above the sum of all keys by {grown:.1e}"
+
+
 MEMORY_LAWS = {
     law_order_of_writes_is_irrelevant: ("linear", "ridge"),
-    law_first_segment_equals_linear: ("delta-exclusive", "delta-inclusive"),
+    law_first_segment_equals_linear: ("delta-exclusive", "delta-inclusive", "associative"),
     law_write_is_a_contraction: ("delta-inclusive",),
     law_independent_keys_are_recalled: ("ridge", "ridge-root"),
     law_root_equals_normal_equations: ("ridge-root",),
     law_rounded_sums_still_answer: ("ridge",),
+    law_segments_may_be_cut_anywhere: ("linear", "decayed-ridge", "token-delta", "token-delta-decay"),
+    law_orthonormal_keys_are_recalled: ("token-delta",),
+    law_a_rewrite_replaces_the_old_value: ("token-delta", "token-delta-decay"),
+    law_a_known_key_is_not_counted_again: ("associative",),
 }
 
 

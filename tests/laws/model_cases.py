@@ -18,7 +18,10 @@ HEADS, KEY_HEADS, HEAD_DIM = 4, 2, 6
 ATTENTION: dict[str, dict] = {
     "full": {"pattern": "full"},
     "segment_local": {"pattern": "segment_local"},
+    "sliding_window": {"pattern": "sliding_window", "sliding_window": {"window": 3}},
+    "transformer_xl": {"pattern": "transformer_xl", "transformer_xl": {"cache_length": 3}},
     "linear": {"memory": {"kind": "linear"}},
+    "linear_strength": {"memory": {"kind": "linear", "strength": "token"}},
     "delta": {
         "memory": {"kind": "delta", "normaliser": "inclusive"},
         "first_segment": "local",
@@ -36,8 +39,30 @@ ATTENTION: dict[str, dict] = {
 """The table of attention configurations, with every kind, memory, gate and policy of the first segment."""
 
 TABLE = list(ATTENTION)
-WITH_MEMORY = [name for name in ATTENTION if name not in ("full", "segment_local")]
+WITH_MEMORY = [name for name in ATTENTION if "memory" in ATTENTION[name].get("pattern", ["memory"])]
 ALL_MEMORY = [name for name in WITH_MEMORY if "pattern" not in ATTENTION[name]]
+
+
+WITHOUT_GRADIENT = ("transformer_xl", "compressive", "memorizing")
+"""Kinds through whose stores of earlier segments no gradient flows."""
+
+
+def reach(attention: dict, at: int, layers: int = 2) -> int:
+    """Return the first token that a token can know of, by the definition of the first kind of a pattern."""
+    pattern = attention.get("pattern", "memory")
+    first = at
+    for _ in range(layers):
+        segment = first // SEGMENT * SEGMENT
+        if pattern == "segment_local":
+            first = segment
+        elif pattern == "sliding_window":
+            first -= attention["sliding_window"]["window"] - 1
+        elif pattern == "transformer_xl":
+            first = segment - attention["transformer_xl"]["cache_length"]
+        else:
+            return 0
+        first = max(first, 0)
+    return first
 
 
 def config(attention: dict, **fields: object) -> PalimpsestConfig:

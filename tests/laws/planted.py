@@ -26,6 +26,7 @@ CASE = Case(
 )
 PACKED = replace(CASE, packed=True, masked=True)
 SMALL = replace(CASE, segment_length=2, document_ids=((0,) * 5,))
+WEIGHTED = replace(SMALL, weighted=True)
 LONG = replace(CASE, segment_length=32, document_ids=((0,) * 128,))
 
 

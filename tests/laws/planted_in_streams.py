@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.memory.base import Tokens
 from palimpsest.memory.layout import Layout
 
 from . import number_laws as numbers
 from . import stream_laws as streams
-from .planted import PACKED, SMALL, Patch, killed_by
+from .planted import PACKED, SMALL, WEIGHTED, Patch, killed_by
 
 # by name, since palimpsest.memory.parallel is also the name of a function
 base, layout, linear, parallel, recurrence = (
@@ -22,43 +23,53 @@ base, layout, linear, parallel, recurrence = (
 
 
 def patch_loop(patch: Patch, step: Callable[..., tuple[Tensor, Any]]) -> None:
-    """Replace the body of the scan: ``step(memory, state, q, k, v, keep)`` returns what is read and the next state."""
+    """Replace the body of the scan: ``step(memory, state, tokens)`` returns what is read and the next state."""
 
-    def loop(
-        memory: Any, q: Tensor, k: Tensor, v: Tensor, n: int, state: Any, keep: Tensor | None
-    ) -> tuple[Tensor, Any]:
+    def loop(memory: Any, tokens: Tokens, n: int, state: Any) -> tuple[Tensor, Any]:
         outs = []
-        keeps = [None] * len(q.split(n, 2)) if keep is None else keep.split(n, 1)
-        for parts in zip(q.split(n, 2), k.split(n, 2), v.split(n, 2), keeps, strict=True):
-            out, state = step(memory, state, *parts)
+        for segment in tokens.split(n):
+            out, state = step(memory, state, segment)
             outs.append(out)
         return torch.cat(outs, 2), state
 
     patch.setattr(base, "_scan_document", loop)
 
 
+def write(memory: Any, state: Any, tokens: Tokens) -> Any:
+    return memory.write(state, tokens.k, tokens.v, keep=tokens.keep, strength=tokens.strength)
+
+
 @killed_by(streams.law_no_token_sees_its_own_segment_or_a_later_one, "linear")
 def scan_writes_before_it_reads(patch: Patch) -> None:
-    def step(memory: Any, state: Any, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> tuple[Tensor, Any]:
-        state = memory.write(state, k, v, keep=keep)
-        return memory.read(state, q), state
+    def step(memory: Any, state: Any, tokens: Tokens) -> tuple[Tensor, Any]:
+        state = write(memory, state, tokens)
+        return memory.read(state, tokens.q), state
 
     patch_loop(patch, step)
 
 
 @killed_by(numbers.law_gradients_equal_finite_differences, "linear", SMALL)
 def scan_detaches_between_segments(patch: Patch) -> None:
-    def step(memory: Any, state: Any, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> tuple[Tensor, Any]:
-        written = memory.write(state, k, v, keep=keep)
-        return memory.read(state, q), type(written)(*(leaf.detach() for leaf in written))
+    def step(memory: Any, state: Any, tokens: Tokens) -> tuple[Tensor, Any]:
+        written = write(memory, state, tokens)
+        return memory.read(state, tokens.q), type(written)(*(leaf.detach() for leaf in written))
+
+    patch_loop(patch, step)
+
+
+@killed_by(numbers.law_gradients_equal_finite_differences, "delta-inclusive", WEIGHTED)
+def scan_detaches_the_strength(patch: Patch) -> None:
+    def step(memory: Any, state: Any, tokens: Tokens) -> tuple[Tensor, Any]:
+        strength = None if tokens.strength is None else tokens.strength.detach()
+        return memory.read(state, tokens.q), write(memory, state, tokens._replace(strength=strength))
 
     patch_loop(patch, step)
 
 
 @killed_by(streams.law_queries_write_nothing, "linear")
 def scan_writes_queries_as_keys(patch: Patch) -> None:
-    def step(memory: Any, state: Any, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> tuple[Tensor, Any]:
-        return memory.read(state, q), memory.write(state, q, v, keep=keep)
+    def step(memory: Any, state: Any, tokens: Tokens) -> tuple[Tensor, Any]:
+        return memory.read(state, tokens.q), write(memory, state, tokens._replace(k=tokens.q))
 
     patch_loop(patch, step)
 
@@ -67,19 +78,19 @@ def scan_writes_queries_as_keys(patch: Patch) -> None:
 def scan_ignores_the_state_it_is_given(patch: Patch) -> None:
     loop = base._scan_document
 
-    def fresh(memory: Any, q: Tensor, k: Tensor, v: Tensor, n: int, state: Any, keep: Tensor | None) -> Any:
-        return loop(memory, q, k, v, n, base.init_like(memory, q, v), keep)
+    def fresh(memory: Any, tokens: Tokens, n: int, state: Any) -> Any:
+        return loop(memory, tokens, n, base.init_like(memory, tokens.q, tokens.v))
 
     patch.setattr(base, "_scan_document", fresh)
 
 
 @killed_by(numbers.law_backward_cost_is_linear, "linear")
 def scan_slices_one_long_tensor(patch: Patch) -> None:
-    def loop(memory: Any, q: Tensor, k: Tensor, v: Tensor, n: int, state: Any, keep: Tensor | None) -> Any:
+    def loop(memory: Any, tokens: Tokens, n: int, state: Any) -> Any:
         outs = []
-        for a in range(0, q.shape[2], n):
-            outs.append(memory.read(state, q[:, :, a : a + n]))
-            state = memory.write(state, k[:, :, a : a + n], v[:, :, a : a + n])
+        for a in range(0, tokens.q.shape[2], n):
+            outs.append(memory.read(state, tokens.q[:, :, a : a + n]))
+            state = memory.write(state, tokens.k[:, :, a : a + n], tokens.v[:, :, a : a + n])
         return torch.cat(outs, 2), state
 
     patch.setattr(base, "_scan_document", loop)
@@ -87,11 +98,11 @@ def scan_slices_one_long_tensor(patch: Patch) -> None:
 
 @killed_by(numbers.law_backward_cost_is_linear, "linear")
 def scan_fills_one_long_output(patch: Patch) -> None:
-    def loop(memory: Any, q: Tensor, k: Tensor, v: Tensor, n: int, state: Any, keep: Tensor | None) -> Any:
-        out = torch.zeros_like(v)
-        for i, (q_s, k_s, v_s) in enumerate(zip(q.split(n, 2), k.split(n, 2), v.split(n, 2), strict=True)):
-            out[:, :, i * n : i * n + q_s.shape[2]] = memory.read(state, q_s)
-            state = memory.write(state, k_s, v_s)
+    def loop(memory: Any, tokens: Tokens, n: int, state: Any) -> Any:
+        out = torch.zeros_like(tokens.v)
+        for i, segment in enumerate(tokens.split(n)):
+            out[:, :, i * n : i * n + segment.q.shape[2]] = memory.read(state, segment.q)
+            state = write(memory, state, segment)
         return out, state
 
     patch.setattr(base, "_scan_document", loop)
@@ -190,3 +201,11 @@ def parallel_gives_padding_a_slot(patch: Patch) -> None:
         return layout.segment_layout(filled, segment_length)
 
     patch.setattr(parallel, "segment_layout", padding_included)
+
+
+@killed_by(streams.law_parallel_equals_scan, "ridge", WEIGHTED)
+def parallel_ignores_the_strength(patch: Patch) -> None:
+    def unweighted(memory: Any, *stream: Any) -> Any:
+        return memory.prefixes(*stream[:-1], None)
+
+    patch.setattr(parallel, "segment_states", unweighted)

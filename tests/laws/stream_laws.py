@@ -1,5 +1,6 @@
 """Laws of what is read and written where: streams, segments, documents, rows. All in float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,15 @@ def law_empty_reads_zero(memory: Memory[Any], case: Case) -> None:
 
 
 def law_equals_the_equations(memory: Memory[Any], case: Case) -> None:
-    stream, keep = case.stream(), case.mask()
+    stream, keep, strength = case.stream(), case.mask(), case.strength()
+    weights = torch.ones(stream.k.shape[:3]) if strength is None else strength
     expected = np.zeros(stream.v.shape)
     for b in range(case.batch):
         for h in range(case.heads):
-            q, k, v = (x[b, h].numpy() for x in stream)
-            expected[b, h] = oracle(memory, Head(q, k, v, keep[b].numpy(), case.segment_length, h))
+            q, k, v, w = (x[b, h].numpy() for x in (*stream, weights))
+            expected[b, h] = oracle(memory, Head(q, k, v, keep[b].numpy(), w, case.segment_length, h))
     for form, run in on.FORMS.items():
-        out, _ = run(memory, *stream, segment_length=case.segment_length, keep=keep)
+        out, _ = run(memory, *stream, segment_length=case.segment_length, keep=keep, strength=strength)
         assert_close(f"{form}: out", out, torch.from_numpy(expected))
 
 
@@ -44,15 +46,15 @@ def law_parallel_equals_scan(memory: Memory[Any], case: Case) -> None:
 
 
 def law_any_split_equals_the_whole(memory: Memory[Any], case: Case) -> None:
-    options = case.plain().options(memory) | {"keep": case.mask()}
+    options = case.plain().options(memory) | {"keep": case.mask(), "strength": case.strength()}
     start = case.written_state(memory) if case.begun else None
     for form, run in on.FORMS.items():
         whole, final = run(memory, *case.stream(), **options | {"state": start})
         for cut in case.boundaries:
             state, outs = start, []
             for part in (slice(None, cut), slice(cut, None)):
-                keep = case.mask()[:, part]
-                out, state = run(memory, *case.stream().tokens(part), **options | {"state": state, "keep": keep})
+                own = {"state": state, "keep": case.mask()[:, part], "strength": _of_tokens(case.strength(), part)}
+                out, state = run(memory, *case.stream().tokens(part), **options | own)
                 outs.append(out)
             assert_close(f"{form}: out, cut at {cut}", torch.cat(outs, 2), whole)
             assert_states_close(f"{form}: state, cut at {cut}", state, final)
@@ -101,13 +103,16 @@ def law_state_does_not_grow(memory: Memory[Any], case: Case) -> None:
 
 def law_reading_and_writing_are_pure(memory: Memory[Any], case: Case) -> None:
     (q, k, v), keep, state = case.stream(), case.mask(), case.written_state(memory)
-    inputs = {"q": q, "k": k, "v": v, "keep": keep, **state._asdict()}
+    strength = replace(case, weighted=True).strength()
+    assert strength is not None
+    inputs = {"q": q, "k": k, "v": v, "keep": keep, "strength": strength, **state._asdict()}
+    masks = {"keep": keep, "strength": strength}
     copies = {name: x.clone() for name, x in inputs.items()}
     calls = {
         "read": lambda: memory.read(state, q),
-        "write": lambda: memory.write(state, k, v, keep=keep),
+        "write": lambda: memory.write(state, k, v, **masks),
         **{
-            form: lambda run=run: run(memory, q, k, v, segment_length=case.segment_length, state=state, keep=keep)
+            form: lambda run=run: run(memory, q, k, v, segment_length=case.segment_length, state=state, **masks)
             for form, run in on.FORMS.items()
         },
     }
@@ -130,10 +135,12 @@ def law_reset_equals_a_fresh_memory(memory: Memory[Any], case: Case) -> None:
 
 
 def law_packed_documents_equal_each_alone(memory: Memory[Any], case: Case) -> None:
-    stream, keep, ids = case.stream(), case.mask(), case.ids()
+    stream, keep, ids, strength = case.stream(), case.mask(), case.ids(), case.strength()
     start = case.written_state(memory) if case.begun else case.empty(memory)
+    options: dict[str, Any] = {"segment_length": case.segment_length, "state": start}
+    options |= {"keep": keep, "document_ids": ids, "strength": strength}
     for form, run in on.FORMS.items():
-        out, final = run(memory, *stream, segment_length=case.segment_length, state=start, keep=keep, document_ids=ids)
+        out, final = run(memory, *stream, **options)
         for b in range(case.batch):
             row = stream.map(lambda x, b=b: x[b : b + 1])
             state = type(start)(*(leaf[b : b + 1] for leaf in start))
@@ -145,6 +152,7 @@ def law_packed_documents_equal_each_alone(memory: Memory[Any], case: Case) -> No
                     segment_length=case.segment_length,
                     state=state if number == 0 else None,
                     keep=keep[b : b + 1, document],
+                    strength=None if strength is None else strength[b : b + 1, :, document],
                 )
                 expected[:, :, document] = alone.detach()
             assert_close(f"{form}: out of row {b}", out[b : b + 1], expected)
@@ -162,18 +170,32 @@ def law_keep_false_writes_nothing(memory: Memory[Any], case: Case) -> None:
         assert_states_close(f"state of row {b}, kept tokens alone", type(state)(*(x[row] for x in written)), alone)
 
 
-def law_rows_and_heads_never_touch(memory: Memory[Any], case: Case) -> None:
+def law_strength_one_is_no_strength(memory: Memory[Any], case: Case) -> None:
+    """Written with all its strength, a token is a token as ever: outputs, state, gradients."""
+    ones = torch.ones(case.batch, case.heads, case.length, dtype=torch.float64)
+    unweighted = replace(case, weighted=False)
     for form, run in on.FORMS.items():
-        for axis, size in (("row", case.batch), ("head", case.heads)):
-            for spared in range(size):
-                if axis == "row":
-                    spared_only = (slice(spared, spared + 1),)
-                else:
-                    spared_only = (slice(None), slice(spared, spared + 1))
-                clean = _run_part(run, memory, case, spared_only, poison=False)
-                poisoned = _run_part(run, memory, case, spared_only, poison=True)
-                for name, reference in clean.items():
-                    assert_close(f"{form}: {name} of {axis} {spared}, the others NaN", poisoned[name], reference)
+
+        def at_full_strength(*stream: Any, run: on.Run = run, **options: Any) -> tuple[Tensor, State]:
+            return run(*stream, **options | {"strength": ones})
+
+        expected = with_gradients(run, memory, unweighted)
+        got = with_gradients(at_full_strength, memory, unweighted)
+        for name, reference in expected.items():
+            magnitude = 1.0 if name.startswith("gradient") else 0.0
+            assert_close(f"{form}: {name}", got[name], reference, magnitude=magnitude)
+
+
+def law_rows_and_heads_never_touch(memory: Memory[Any], case: Case) -> None:
+    """One row, and one head, amid NaN: outputs, state and gradients are those of the clean batch."""
+    row, head = case.seed % case.batch, case.seed % case.heads
+    parts = {f"row {row}": (slice(row, row + 1),), f"head {head}": (slice(None), slice(head, head + 1))}
+    for form, run in on.FORMS.items():
+        clean = _run_amid(run, memory, case, None)
+        for which, part in parts.items():
+            poisoned = _run_amid(run, memory, case, part)
+            for name, reference in clean.items():
+                assert_close(f"{form}: {name} of {which}, the others NaN", poisoned[name][part], reference[part])
 
 
 def law_poison_stays_visible(memory: Memory[Any], case: Case) -> None:
@@ -200,7 +222,10 @@ def law_what_is_not_written_is_never_read(memory: Memory[Any], case: Case) -> No
                 k.masked_fill(unwritten, poison),
                 v.masked_fill(unwritten, poison),
             ).map(lambda x: x.requires_grad_())
-            out, state = run(memory, *stream, segment_length=case.segment_length, keep=keep, document_ids=ids)
+            strength = case.strength()
+            options: dict[str, Any] = {"segment_length": case.segment_length, "keep": keep, "document_ids": ids}
+            options["strength"] = None if strength is None else strength.masked_fill(unwritten[..., 0], poison)
+            out, state = run(memory, *stream, **options)
             loss = out.sum() + sum(leaf.sum() for leaf in state)
             gradients = [torch.zeros_like(x) for x in stream]
             if loss.requires_grad:
@@ -219,30 +244,40 @@ def law_what_is_not_written_is_never_read(memory: Memory[Any], case: Case) -> No
 STREAM_LAWS = tuple(law for name, law in list(globals().items()) if name.startswith("law_"))
 
 
+def law_strength_zero_writes_nothing(memory: Memory[Any], case: Case) -> None:
+    """Not for memories that age with every kept token: there, a token written with strength zero passes the time."""
+    stream, keep = case.stream(), case.mask()
+    strength = replace(case, weighted=True).strength()
+    assert strength is not None
+    dropped = torch.where(keep[:, None], strength, 0.0)
+    options = case.options(memory)
+    for form, run in on.FORMS.items():
+        out, state = run(memory, *stream, **options | {"keep": None, "strength": dropped})
+        expected, reference = run(memory, *stream, **options | {"keep": keep, "strength": strength})
+        assert_close(f"{form}: out", out, expected, magnitude=1.0)
+        assert_states_close(f"{form}: state", state, reference)
+
+
 def assert_states_close(name: str, got: State, expected: State) -> None:
     for field, leaf in got._asdict().items():
         assert_close(f"{name}: {field}", leaf, getattr(expected, field), magnitude=1.0)
 
 
-def _run_part(
-    run: on.Run, memory: Memory[Any], case: Case, part: tuple[slice, ...], *, poison: bool
-) -> dict[str, Tensor]:
-    """Run the whole batch, with NaN outside one row or head if asked, and return all that belongs to that part."""
-    stream = case.stream()
-    if poison:
-        for x in stream:
+def _run_amid(run: on.Run, memory: Memory[Any], case: Case, part: tuple[slice, ...] | None) -> dict[str, Tensor]:
+    """Run a batch with NaN everywhere but in one part of it, or without NaN, and return all results by name."""
+    stream, strength = case.stream(), case.strength()
+    if part is not None:
+        for x in stream if strength is None else (*stream, strength):
             spared = x[part].clone()
             x.fill_(torch.nan)[part] = spared
     stream = stream.map(lambda x: x.requires_grad_())
-    out, state = run(memory, *stream, segment_length=case.segment_length, keep=case.mask())
+    out, state = run(memory, *stream, segment_length=case.segment_length, keep=case.mask(), strength=strength)
+    # what belongs to one part has no gradient by the others, so that the whole clean batch needs one backward pass
+    part = (slice(None),) if part is None else part
     loss = out[part].sum() + sum(leaf[part].sum() for leaf in state)
     gradients = torch.autograd.grad(loss, list(stream), materialize_grads=True)
     named = zip(stream._fields, gradients, strict=True)
-    return {
-        "out": out[part],
-        **{name: leaf[part] for name, leaf in state._asdict().items()},
-        **{f"gradient of {name}": g[part] for name, g in named},
-    }
+    return {"out": out, **state._asdict(), **{f"gradient of {name}": g for name, g in named}}
 
 
 def _documents_of(ids: tuple[int, ...]) -> list[list[int]]:
@@ -257,6 +292,10 @@ def _documents_of(ids: tuple[int, ...]) -> list[list[int]]:
             current = document
         documents[-1].append(place)
     return documents
+
+
+def _of_tokens(strength: Tensor | None, part: slice) -> Tensor | None:
+    return None if strength is None else strength[:, :, part]
 
 
 def _spliced(x: Tensor, other: Tensor, start: int) -> Tensor:

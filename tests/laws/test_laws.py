@@ -12,7 +12,7 @@ from .number_laws import (
     law_backward_cost_is_linear,
     law_gradients_equal_finite_differences,
 )
-from .stream_laws import STREAM_LAWS, assert_states_close
+from .stream_laws import STREAM_LAWS, assert_states_close, law_strength_zero_writes_nothing
 from .table import MEMORIES, Row, row_named
 
 every_memory = pytest.mark.parametrize("row", MEMORIES, ids=lambda row: row.name)
@@ -23,6 +23,12 @@ every_memory = pytest.mark.parametrize("row", MEMORIES, ids=lambda row: row.name
 @given(case=cases())
 def test_law(row: Row, law, case: Case) -> None:
     law(row.build(case.heads), case)
+
+
+@pytest.mark.parametrize("row", [row for row in MEMORIES if not row.ages], ids=lambda row: row.name)
+@given(case=cases())
+def test_strength_zero_writes_nothing(row: Row, case: Case) -> None:
+    law_strength_zero_writes_nothing(row.build(case.heads), case)
 
 
 @pytest.mark.parametrize(

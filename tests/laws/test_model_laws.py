@@ -18,11 +18,13 @@ from .model_cases import (
     TABLE,
     UNUSED,
     WITH_MEMORY,
+    WITHOUT_GRADIENT,
     Case,
     build,
     in_passes,
     logits,
     model_of,
+    reach,
     run,
     streams,
     tokens,
@@ -195,14 +197,37 @@ def influence(model: PalimpsestForCausalLM, at: int, length: int = 13) -> Tensor
     return gradient.abs().amax((0, 2))
 
 
+AT = pytest.mark.parametrize("at", [0, 3, 4, 9, 12])
+
+
 @EACH
-@pytest.mark.parametrize("at", [0, 3, 4, 9, 12])
-def test_no_token_sees_the_future_and_memory_reaches_the_past(name: str, at: int) -> None:
+@AT
+def test_no_gradient_from_the_future_and_all_of_it_from_the_past(name: str, at: int) -> None:
     gradient = influence(model_of(name), at)
     assert (gradient[at + 1 :] == 0).all()
-    reach = at // SEGMENT * SEGMENT if name == "segment_local" else 0
-    assert (gradient[reach : at + 1] > 0).all()
-    assert (gradient[:reach] == 0).all()
+    first = reach(ATTENTION[name], at)
+    if ATTENTION[name].get("pattern") in WITHOUT_GRADIENT:
+        first = at // SEGMENT * SEGMENT
+    assert (gradient[first : at + 1] > 0).all()
+    assert (gradient[:first] == 0).all()
+
+
+@EACH
+@AT
+def test_no_token_knows_the_future_nor_what_is_out_of_reach(name: str, at: int) -> None:
+    x = tokens(1, 13)
+    changed = x.repeat(13, 1)
+    changed.fill_diagonal_(UNUSED)  # another token at place t in row t
+    model = model_of(name)
+    effect = (logits(model, changed)[:, at] - logits(model, x)[:, at]).abs().amax(1)
+    first = reach(ATTENTION[name], at)
+    known = torch.zeros(13, dtype=torch.bool)
+    known[first : at + 1] = True
+    assert (effect[~known] < 1e-13).all()
+    if name == "memorizing":  # which of the closed segments' keys are looked up depends on the query
+        known[: at // SEGMENT * SEGMENT] = False
+        assert at < SEGMENT or (effect[: at // SEGMENT * SEGMENT] > 1e-6).any()
+    assert (effect[known] > 1e-9).all()
 
 
 @pytest.mark.parametrize("name", ALL_MEMORY)
@@ -230,7 +255,8 @@ def without_memory(model: PalimpsestForCausalLM) -> PalimpsestForCausalLM:
     local = build(attention)
     missing, unexpected = local.load_state_dict(model.state_dict(), strict=False)
     assert not missing
-    assert all(".self_attn.gate." in key or ".self_attn.memory." in key for key in unexpected)
+    own = (".self_attn.gate.", ".self_attn.memory.", ".self_attn.strength.")
+    assert all(any(part in key for part in own) for key in unexpected)
     return local
 
 
@@ -308,6 +334,15 @@ def defined_gate(heads: Heads) -> Tensor:
     return gate.expand(batch, length, -1).mT.unsqueeze(-1)
 
 
+def defined_strength(heads: Heads) -> Tensor | None:
+    """Return ``[B, H, T]``, or None where every token is written alike."""
+    learned = heads.attention.strength
+    if learned is None:
+        return None
+    logit = heads.caught["hidden"] @ learned.weight.T + learned.bias
+    return (1 / (1 + (-logit).exp())).mT
+
+
 @pytest.mark.parametrize("name", ALL_MEMORY)
 @pytest.mark.parametrize("first_segment", ["gated", "local"])
 def test_a_layer_is_its_definition(name: str, first_segment: str) -> None:
@@ -317,8 +352,9 @@ def test_a_layer_is_its_definition(name: str, first_segment: str) -> None:
     heads = Heads(attention)
     logits(model, tokens(2, 13))
     with torch.no_grad():
-        memory = attention.spec.memory.build(dict(attention.memory.items()))
-        read, _ = scan(memory, heads["q_proj"], heads["k_proj"], heads["v_proj"], segment_length=SEGMENT)
+        memory, q, k, v = attention.build_memory(), heads["q_proj"], heads["k_proj"], heads["v_proj"]
+        strength = defined_strength(heads)
+        read, _ = scan(memory, q, k, v, segment_length=SEGMENT, strength=strength)
         gate, local = defined_gate(heads).clone(), defined_local(heads, model)
     assert gate.std() > 0
     if first_segment == "local":

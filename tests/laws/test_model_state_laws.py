@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from palimpsest.attention import MemoryAttention, SegmentCacheLayer, Site
+from palimpsest.attention import MemoryAttention, Site, StateCacheLayer
 from palimpsest.memory import scan
 from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.testing import assert_close, relative_rms
@@ -33,8 +33,32 @@ from .model_cases import (
 
 EACH = pytest.mark.parametrize("name", TABLE)
 D = HEAD_DIM
-MEMORY_NUMBERS = {"linear": D * D + D, "delta": D * D + D, "ridge": 2 * D * D}
-"""Numbers in the state of one head, for values as wide as the keys: a matrix and a vector, or two matrices."""
+KEYS_AND_VALUES = 2 * KEY_HEADS * D * 8
+"""Bytes of one token's keys and values in one layer, in float64."""
+OPEN = SEGMENT * KEYS_AND_VALUES
+NUMBER = 8
+"""Bytes of an integer that says how much of a store is filled, and of a float64."""
+MEMORY = {
+    "linear": HEADS * (D * D + D) * NUMBER,
+    "delta": HEADS * (D * D + D) * NUMBER,
+    "ridge": HEADS * 2 * D * D * NUMBER,
+}
+"""Bytes of the memories of one row and layer: a matrix and a vector for each head, or two matrices."""
+
+
+def formula(kind: str, attention: dict) -> tuple[int, int]:
+    """Return the bytes of one row's state and of its open segment, by hand."""
+    if kind == "segment_local":
+        return 0, OPEN
+    if kind == "sliding_window":
+        return (attention["sliding_window"]["window"] - 1) * KEYS_AND_VALUES + NUMBER, 0
+    if kind == "transformer_xl":
+        return attention["transformer_xl"]["cache_length"] * KEYS_AND_VALUES + NUMBER, OPEN
+    if kind == "memory":
+        memory = attention["memory"]
+        strengths = HEADS * SEGMENT * NUMBER if memory.get("strength") == "token" else 0
+        return MEMORY[memory["kind"]], OPEN + strengths
+    raise NotImplementedError(f"write down what {kind} keeps")
 
 
 # The cache
@@ -46,11 +70,10 @@ def test_cache_bytes_are_constant_and_as_the_formula_says(name: str) -> None:
     for _ in range(50):
         with torch.no_grad():
             past = model(tokens(batch, SEGMENT + 1), past_key_values=past, use_cache=True).past_key_values
-        kinds = [model.config.attention_spec.kind(layer) for layer in range(model.config.num_hidden_layers)]
-        per_head = MEMORY_NUMBERS[model.config.attention_spec.memory.kind]
-        memory = kinds.count("memory") * batch * HEADS * per_head * 8
-        local = len(kinds) * batch * KEY_HEADS * SEGMENT * 2 * D * 8
-        assert past.bytes() == (memory, local)
+        spec = model.config.attention_spec
+        kinds = [spec.kind(layer) for layer in range(model.config.num_hidden_layers)]
+        layers = [formula(kind, ATTENTION[name]) for kind in kinds]
+        assert past.bytes() == tuple(batch * sum(part) for part in zip(*layers, strict=True))
     assert past.get_seq_length() == 50 * (SEGMENT + 1)
 
 
@@ -86,7 +109,7 @@ def test_another_kind_of_cache_is_refused() -> None:
 
 
 def states(past: PalimpsestCache) -> list[tuple]:
-    found = [layer.memory for layer in past.layers if isinstance(layer, SegmentCacheLayer)]
+    found = [layer.state for layer in past.layers if isinstance(layer, StateCacheLayer)]
     return [state for state in found if state is not None]
 
 
@@ -110,14 +133,17 @@ def test_autocast_neither_writes_nor_reads_the_memory_in_low_precision(name: str
     heads: dict[str, list[Tensor]] = {"q_proj": [], "k_proj": [], "v_proj": []}
     for projection, caught in heads.items():
         attention.get_submodule(projection).register_forward_hook(lambda _, __, out, into=caught: into.append(out))
+    strengths: list[Tensor] = []
+    if attention.strength is not None:
+        attention.strength.register_forward_hook(lambda _, __, out: strengths.append(out))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, past = in_passes(model, tokens(2, 16), cuts)
     q, k, v = (torch.cat(x, 1).unflatten(-1, (-1, D)).transpose(1, 2) for x in heads.values())
     assert q.dtype == torch.bfloat16
     k, v = (x.repeat_interleave(HEADS // KEY_HEADS, 1) for x in (k, v))
+    strength = torch.cat(strengths, -1) if strengths else None
     with torch.no_grad():
-        memory = attention.spec.memory.build(dict(attention.memory.items()))
-        _, expected = scan(memory, q, k, v, segment_length=SEGMENT)
+        _, expected = scan(attention.build_memory(), q, k, v, segment_length=SEGMENT, strength=strength)
     for got, wanted in zip(states(past)[0], expected, strict=True):
         assert got.dtype == torch.float32
         assert_close("state", got, wanted)
@@ -272,7 +298,7 @@ def test_a_memory_emptied_at_a_segment_is_a_fresh_one_from_there(
     untouched = logits(model, x)[:, : at * SEGMENT]
     memory_layer = model.model.layers[0].self_attn
     assert isinstance(memory_layer, MemoryAttention)
-    memory = memory_layer.spec.memory.build(dict(memory_layer.memory.items()))
+    memory = memory_layer.build_memory()
 
     def empty(site: Site, state: tuple) -> tuple:
         new = memory.init(3, HEADS, D, D, dtype=state[0].dtype)

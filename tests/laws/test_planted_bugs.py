@@ -20,6 +20,7 @@ def test_bug_is_killed(bug: Bug, monkeypatch: Patch) -> None:
 def test_every_law_kills_a_bug() -> None:
     laws = {
         *stream_laws.STREAM_LAWS,
+        stream_laws.law_strength_zero_writes_nothing,
         *number_laws.NUMBER_LAWS,
         *memory_laws.MEMORY_LAWS,
         number_laws.law_gradients_equal_finite_differences,

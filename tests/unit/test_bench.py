@@ -49,16 +49,16 @@ def test_the_ratio_is_of_medians_of_processor_time():
 class Late(LinearMemory):
     """A planted bug: every segment also reads what it has just written."""
 
-    def prefixes(self, state, k, v, keep, reset):
-        before, after = super().prefixes(state, k, v, keep, reset)
+    def prefixes(self, state, k, v, keep, reset, strength):
+        before, after = super().prefixes(state, k, v, keep, reset, strength)
         return type(before)(*(torch.roll(leaf, -1, 2) for leaf in before)), after
 
 
 class Poisoned(LinearMemory):
     """A planted bug: the fast form is not a number."""
 
-    def prefixes(self, state, k, v, keep, reset):
-        before, after = super().prefixes(state, k, v, keep, reset)
+    def prefixes(self, state, k, v, keep, reset, strength):
+        before, after = super().prefixes(state, k, v, keep, reset, strength)
         return before, type(after)(after.matrix * torch.nan, after.normaliser)
 
 

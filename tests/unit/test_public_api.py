@@ -12,9 +12,15 @@ import palimpsest
 from palimpsest import memory
 
 CONTRACT = {
-    "palimpsest": ["PalimpsestConfig", "PalimpsestForCausalLM", "__version__"],
+    "palimpsest": ["PalimpsestConfig", "PalimpsestForCausalLM", "__version__", "convert_llama"],
     "palimpsest.memory": ["DeltaMemory", "LinearMemory", "Memory", "RidgeMemory", "parallel", "scan", "state_bytes"],
-    "palimpsest.models": ["PalimpsestCache", "PalimpsestConfig", "PalimpsestForCausalLM"],
+    "palimpsest.models": [
+        "PalimpsestCache",
+        "PalimpsestConfig",
+        "PalimpsestForCausalLM",
+        "convert_llama",
+        "new_weights",
+    ],
     "palimpsest.attention": ["AttentionSpec", "MemoryAttention", "Probe", "Site"],
     "palimpsest.probes": ["intervene"],
     "palimpsest.statistics": ["FAIL", "INCONCLUSIVE", "PASS", "Estimate", "contrast", "decide", "estimate"],
@@ -45,6 +51,7 @@ def test_names_of_models_are_the_same_objects_from_palimpsest() -> None:
     models = import_module("palimpsest.models")
     assert palimpsest.PalimpsestConfig is models.PalimpsestConfig
     assert palimpsest.PalimpsestForCausalLM is models.PalimpsestForCausalLM
+    assert palimpsest.convert_llama is models.convert_llama
 
 
 def test_version() -> None:
@@ -76,8 +83,8 @@ def test_importing_models_registers_the_auto_classes() -> None:
 SIGNATURES = {
     "init": ["batch", "heads", "d_k", "d_v", "*dtype", "*device"],
     "read": ["state", "q"],
-    "write": ["state", "k", "v", "*keep"],
-    "scan": ["memory", "q", "k", "v", "*segment_length", "*state", "*keep", "*document_ids"],
+    "write": ["state", "k", "v", "*keep", "*strength"],
+    "scan": ["memory", "q", "k", "v", "*segment_length", "*state", "*keep", "*document_ids", "*strength"],
 }
 
 

@@ -4,20 +4,57 @@ import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticKnownError
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from palimpsest.memory import FEATURE_MAPS, DeltaMemory, LinearMemory, Memory, RidgeMemory, RidgeRootMemory
+from palimpsest.memory import (
+    FEATURE_MAPS,
+    DecayedRidgeMemory,
+    DeltaMemory,
+    HebbianMemory,
+    LinearMemory,
+    Memory,
+    RidgeMemory,
+    RidgeRootMemory,
+)
 from palimpsest.schema import Closed
 
-Features = Literal["elu1"]
+
+def _known(name: str) -> str:
+    """Refuse a name that no feature map has, as pydantic refuses a value that a literal type does not list."""
+    if name not in FEATURE_MAPS:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(f"'{known}'" for known in FEATURE_MAPS)})
+    return name
+
+
+def _never_negative(name: str) -> str:
+    if FEATURE_MAPS[name].signed:
+        raise ValueError(
+            "should be features that are never negative, for reads divide by a sum of them; "
+            "the memories hebbian and ridge take any"
+        )
+    return name
+
+
+Features = Annotated[str, AfterValidator(_known)]
+"""The name of a feature map."""
+UnsignedFeatures = Annotated[Features, AfterValidator(_never_negative)]
+"""The name of a feature map whose features are never negative."""
 
 
 class MemoryRule(Closed, ABC):
-    """What every kind of memory has."""
+    """What every kind of memory has.
+
+    Attributes:
+        features: the feature map of keys and queries.
+        strength: how much of each token is written: ``one``, all of it; ``token``, the sigmoid of a learned projection
+            of the token, per head (the beta of Schlag et al. 2021).
+    """
 
     features: Features = "elu1"
+    strength: Literal["one", "token"] = "one"
 
     def learned(self) -> dict[str, float]:
         """Return the initial values of the quantities that are learned per head, by name: none, unless overridden."""
@@ -43,6 +80,7 @@ class LinearSpec(MemoryRule):
     """``LinearMemory``."""
 
     kind: Literal["linear"] = "linear"
+    features: UnsignedFeatures = "elu1"
 
     def build(self, learned: dict[str, Tensor]) -> Memory:
         """Return the memory."""
@@ -58,6 +96,7 @@ class DeltaSpec(MemoryRule):
     """``DeltaMemory``."""
 
     kind: Literal["delta"] = "delta"
+    features: UnsignedFeatures = "elu1"
     normaliser: Literal["exclusive", "inclusive"] = "exclusive"
 
     def build(self, learned: dict[str, Tensor]) -> Memory:
@@ -79,7 +118,7 @@ class RidgeSpec(MemoryRule):
 
     def learned(self) -> dict[str, float]:
         """Return the initial value of the raw lambda (softplus of it is lambda)."""
-        return {"ridge": self.ridge + math.log(-math.expm1(-self.ridge))}
+        return {"ridge": inverse_softplus(self.ridge)}
 
     def build(self, learned: dict[str, Tensor]) -> Memory:
         """Return the memory for the learned raw lambdas ``[H]``."""
@@ -92,9 +131,61 @@ class RidgeSpec(MemoryRule):
         Write phi(k)^T phi(k) and phi(k)^T v, read phi(q) W; once per segment a Cholesky factor of H + lambda I and two
         triangular solves for W. The square-root form is counted alike.
         """
-        width = self.width(size)
-        per_segment = width**3 / 3 + 2 * width * width * size
-        return 2 * width * width + 4 * width * size + per_segment / segment_length
+        return _ridge_flops(self.width(size), size, segment_length)
 
 
-MemorySpec = Annotated[LinearSpec | DeltaSpec | RidgeSpec, Field(discriminator="kind")]
+class HebbianSpec(MemoryRule):
+    """``HebbianMemory``: without a normaliser, for features that may be negative."""
+
+    kind: Literal["hebbian"] = "hebbian"
+    features: Features = "identity_l2"
+
+    def build(self, learned: dict[str, Tensor]) -> Memory:
+        """Return the memory."""
+        return HebbianMemory(FEATURE_MAPS[self.features])
+
+    def flops(self, size: int, segment_length: float) -> float:
+        """Return 4 F d: read phi(q) M, write phi(k)^T v."""
+        return 4 * self.width(size) * size
+
+
+class DecayedRidgeSpec(MemoryRule):
+    """``DecayedRidgeMemory``.
+
+    Attributes:
+        ridge: lambda at initialisation.
+        half_life: after how many tokens what was written counts for half, at initialisation.
+    """
+
+    kind: Literal["decayed_ridge"] = "decayed_ridge"
+    ridge: float = Field(default=1.0, gt=0.0)
+    half_life: float = Field(default=4096.0, gt=0.0)
+
+    def learned(self) -> dict[str, float]:
+        """Return the initial values of the raw lambda (softplus of it is lambda) and the raw decay.
+
+        Softplus of the raw decay is -log a, which is log 2 / half_life.
+        """
+        return {"ridge": inverse_softplus(self.ridge), "decay": inverse_softplus(math.log(2.0) / self.half_life)}
+
+    def build(self, learned: dict[str, Tensor]) -> Memory:
+        """Return the memory for the learned raw lambdas and decays, ``[H]`` each."""
+        features = FEATURE_MAPS[self.features]
+        return DecayedRidgeMemory(features, softplus(learned["ridge"]), -softplus(learned["decay"]))
+
+    def flops(self, size: int, segment_length: float) -> float:
+        """Return what ridge costs: to let the sums fade multiplies no matrices."""
+        return _ridge_flops(self.width(size), size, segment_length)
+
+
+def inverse_softplus(value: float) -> float:
+    """Return the x for which softplus(x) is this positive value."""
+    return value + math.log(-math.expm1(-value))
+
+
+def _ridge_flops(width: int, size: int, segment_length: float) -> float:
+    per_segment = width**3 / 3 + 2 * width * width * size
+    return 2 * width * width + 4 * width * size + per_segment / segment_length
+
+
+MemorySpec = Annotated[LinearSpec | DeltaSpec | RidgeSpec | HebbianSpec | DecayedRidgeSpec, Field(discriminator="kind")]

@@ -1,16 +1,13 @@
 """Infini-attention: local attention inside the segment, a memory of all segments before it, and a gate between them."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from transformers.models.llama.configuration_llama import LlamaConfig
 
-from palimpsest.attention.base import Attention, expand_heads
+from palimpsest.attention.base import Facts, causal_pairs, expand_heads, softmax_flops
+from palimpsest.attention.cache import SegmentCacheLayer
 from palimpsest.attention.gate import Gate
-from palimpsest.attention.segment_local import (
-    SegmentCacheLayer,
+from palimpsest.attention.segments import (
     Segments,
     close_step,
     fold_segments,
@@ -19,29 +16,13 @@ from palimpsest.attention.segment_local import (
     step_segment,
     store_open_segment,
 )
+from palimpsest.attention.segmentwise import SegmentStateAttention
+from palimpsest.attention.sizes import Sizes
 from palimpsest.attention.spec import AttentionSpec
 from palimpsest.attention.stream import Stream
 from palimpsest.memory import Memory
-from palimpsest.memory.base import init_like
+from palimpsest.memory.base import init_like, state_dtype
 from palimpsest.memory.parallel import segment_states, select, stack_states
-
-
-class Site(NamedTuple):
-    """Where a memory is about to be read, at the beginning of a segment.
-
-    Attributes:
-        layer: the number of the layer.
-        segment: ``[B]``, how many segments each row has written before; -1 in rows that do not begin a segment here,
-            for which the probe's answer is not used.
-        empty: the state of an empty memory.
-    """
-
-    layer: int
-    segment: Tensor
-    empty: tuple
-
-
-Probe = Callable[[Site, tuple], tuple]
 
 
 class LearnedQuantities(nn.ParameterDict):
@@ -52,36 +33,58 @@ class LearnedQuantities(nn.ParameterDict):
         self.initial = initial
 
 
-class MemoryAttention(Attention):
+class WriteStrength(nn.Module):
+    """How strongly each token is written: sigmoid(W x + b) per head (Schlag et al. 2021, the beta of fast weights)."""
+
+    def __init__(self, heads: int, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, hidden_size))
+        self.bias = nn.Parameter(torch.empty(heads))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return ``[B, H, T]`` in (0, 1) for tokens ``[B, T, hidden]``."""
+        return nn.functional.linear(hidden, self.weight, self.bias).mT.sigmoid()
+
+
+class MemoryAttention(SegmentStateAttention):
     """out = g * memory(q) + (1 - g) * local(q, k, v)  (arXiv 2404.07143, equations 7 to 10).
 
     The memory reads and writes un-rotated q and k; local attention rotates them by their place in the segment. Grouped
     keys and values are repeated to the query heads before the write.
 
     Attributes:
-        probe: an intervention on the memory (see ``palimpsest.probes.intervene``), None in ordinary use.
         gate_override: a value that replaces every gate, None in ordinary use.
     """
 
+    facts = Facts(
+        "2 G d N, and H heads of the memory", "everything", "through all writes, no cut", "constant; a write every N"
+    )
+
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
-        super().__init__(config, layer)
-        self.spec = spec
+        super().__init__(config, spec, layer)
         self.gate = Gate(spec.gate, self.heads, config.hidden_size)
         self.memory = LearnedQuantities(spec.memory.learned(), self.heads)
-        self.probe: Probe | None = None
+        self.strength = WriteStrength(self.heads, config.hidden_size) if spec.memory.strength == "token" else None
         self.gate_override: float | None = None
 
-    def attend(self, hidden: Tensor, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: object | None) -> Tensor:
+    def attend(
+        self, hidden: Tensor, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: object | None
+    ) -> tuple[Tensor, None]:
         """Return ``[B, H, T, D]``; see ``Attention.attend``."""
         layer = cache if isinstance(cache, SegmentCacheLayer) else None
-        memory = self.spec.memory.build(dict(self.memory.items()))
+        strength = None if self.strength is None else self.strength(hidden)
         # autocast would write and read the memory in the lower precision; q, k and v are in it already
         with torch.autocast(q.device.type, enabled=False):
             if layer is not None and stream.is_step:
-                read, local = self._step(memory, q, k, v, stream, layer)
+                read, local = self._read_step(Segments(q, k, v, strength), stream, layer)
             else:
-                read, local = self._segments(memory, q, k, v, stream, layer)
-        return self._mix(hidden, read, local, stream)
+                segments = fold_segments(q, k, v, stream, layer, strength)
+                read, local = self._read_segments(segments, stream, layer)
+        return self._mix(hidden, read, local, stream), None
+
+    def build_memory(self) -> Memory:
+        """Return the memory with what has been learned."""
+        return self.spec.memory.build(dict(self.memory.items()))
 
     def _mix(self, hidden: Tensor, read: Tensor, local: Tensor, stream: Stream) -> Tensor:
         gate = self.gate(hidden) if self.gate_override is None else local.new_tensor(self.gate_override)
@@ -90,21 +93,21 @@ class MemoryAttention(Attention):
         gate = gate.to(local.dtype)
         return gate * read + (1.0 - gate) * local
 
-    def _segments(
-        self, memory: Memory, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: SegmentCacheLayer | None
+    def _read_segments(
+        self, segments: Segments, stream: Stream, cache: SegmentCacheLayer | None
     ) -> tuple[Tensor, Tensor]:
         """Process all segments of a pass at once."""
-        segments = fold_segments(q, k, v, stream, cache)
+        memory = self.build_memory()
         local = stream.layout.unfold(local_attention(segments, stream))
         keep = stream.occupied
         if cache is not None:
             # the open segment is written when it is complete
-            order = torch.arange(stream.layout.segments, device=q.device)
+            order = torch.arange(stream.layout.segments, device=local.device)
             complete = (order < stream.complete[:, None])[:, :, None]
             keep = complete.expand(-1, -1, stream.segment_length) if keep is None else keep & complete
         before, after = self._states(memory, segments, keep, stream, cache)
         if cache is not None:
-            cache.memory = after
+            cache.keep(after)
             store_open_segment(segments, stream, cache)
         return stream.layout.unfold(memory.read(before, segments.q)), local
 
@@ -114,42 +117,62 @@ class MemoryAttention(Attention):
         """Return the memory before every segment and after the last."""
         k, v = expand_heads(segments.k, self.heads), expand_heads(segments.v, self.heads)
         empty = init_like(memory, segments.q[:, :, 0], v[:, :, 0])
-        state = empty if cache is None or cache.memory is None else cache.memory
-        reset = stream.layout.reset
+        state = empty if cache is None or cache.state is None else cache.state
+        reset, strength = stream.layout.reset, segments.strength
         if self.probe is None:
-            return segment_states(memory, state, k, v, keep, reset)
+            return segment_states(memory, state, k, v, keep, reset, strength)
         states = []
         for s, (k_s, v_s) in enumerate(zip(k.unbind(2), v.unbind(2), strict=True)):
             if reset is not None:
                 state = select(reset[:, s], empty, state)
-            state = self._probed(state, empty, stream, s)
+            state = self.probed(state, empty, stream, s)
             states.append(state)
-            state = memory.write(state, k_s, v_s, keep=None if keep is None else keep[:, s])
+            keep_s, strength_s = (None if x is None else x[..., s, :] for x in (keep, strength))
+            state = memory.write(state, k_s, v_s, keep=keep_s, strength=strength_s)
         return stack_states(states), state
 
-    def _probed(self, state: tuple, empty: tuple, stream: Stream, segment: int) -> tuple:
-        """Apply the probe in the rows that begin this segment now."""
-        if self.probe is None:
-            return state
-        begins = stream.begins(segment)
-        if not bool(begins.any()):
-            return state
-        number = segment if stream.closed is None else stream.closed + segment
-        site = Site(self.layer, torch.where(begins, number, -1), empty)
-        return select(begins, self.probe(site, state), state)
-
-    def _step(
-        self, memory: Memory, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: SegmentCacheLayer
-    ) -> tuple[Tensor, Tensor]:
+    def _read_step(self, token: Segments, stream: Stream, cache: SegmentCacheLayer) -> tuple[Tensor, Tensor]:
         """Process one token per row after a cache."""
-        keys, values = step_segment(k, v, stream, cache)
-        local = step_attention(q, keys, values, stream)
-        empty = init_like(memory, q, expand_heads(v, self.heads))
-        state = self._probed(empty if cache.memory is None else cache.memory, empty, stream, 0)
-        read = memory.read(state, q)
+        memory = self.build_memory()
+        opened = step_segment(token, stream, cache)
+        empty = init_like(memory, token.q, expand_heads(token.v, self.heads))
+        state = self.probed(empty if cache.state is None else cache.state, empty, stream, 0)
+        read = memory.read(state, token.q)
         if stream.completes:
             keep = (stream.complete > 0)[:, None].expand(-1, stream.segment_length)
-            state = memory.write(state, expand_heads(keys, self.heads), expand_heads(values, self.heads), keep=keep)
-        cache.memory = state
-        close_step(keys, values, stream, cache)
-        return read, local
+            k, v = expand_heads(opened.k, self.heads), expand_heads(opened.v, self.heads)
+            state = memory.write(state, k, v, keep=keep, strength=opened.strength)
+        cache.keep(state)
+        close_step(opened, stream, cache)
+        return read, step_attention(opened, stream)
+
+    @classmethod
+    def places(cls, spec: AttentionSpec) -> int:
+        """Return the places within a segment."""
+        return spec.segment_length
+
+    @classmethod
+    def empty(cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device) -> tuple:
+        """Return the empty memory of a layer that has learned nothing: float32 whatever the dtype, unless float64."""
+        learned = {name: torch.zeros(sizes.heads, device=device) for name in spec.memory.learned()}
+        memory = spec.memory.build(learned)
+        return memory.init(batch, sizes.heads, sizes.head, sizes.head, dtype=state_dtype(dtype), device=device)
+
+    @classmethod
+    def open_segment_bytes(cls, sizes: Sizes, spec: AttentionSpec, element: int) -> int:
+        """Return the bytes of one row's open segment: keys, values, and write strengths if they are learned."""
+        strengths = spec.segment_length * sizes.heads * element if spec.memory.strength == "token" else 0
+        return super().open_segment_bytes(sizes, spec, element) + strengths
+
+    @classmethod
+    def flops(cls, sizes: Sizes, spec: AttentionSpec, tokens: int) -> float:
+        """Return those of local attention, and those of the memory (``palimpsest.attention.memories``)."""
+        segments = -(-tokens // spec.segment_length)
+        local = softmax_flops(sizes, causal_pairs(tokens, spec.segment_length))
+        return local + sizes.heads * spec.memory.flops(sizes.head, tokens / segments)
+
+    @classmethod
+    def weights(cls, sizes: Sizes, spec: AttentionSpec) -> int:
+        """Return the weights of gates and write strengths that are computed from every token."""
+        learned = (spec.gate.kind == "token") + (spec.memory.strength == "token")
+        return learned * sizes.hidden * sizes.heads

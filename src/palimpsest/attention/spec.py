@@ -1,13 +1,25 @@
 """The ``attention`` block of a configuration: a closed schema that knows which memories and gates there are."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from palimpsest.attention.memories import LinearSpec, MemorySpec
+from palimpsest.attention.memories import Features, LinearSpec, MemorySpec
 from palimpsest.schema import Closed
 
-Kind = Literal["full", "segment_local", "memory"]
+Kind = Literal[
+    "full",
+    "segment_local",
+    "sliding_window",
+    "transformer_xl",
+    "compressive",
+    "memorizing",
+    "linear_attention",
+    "delta_net",
+    "memory",
+]
+Count = Annotated[int, Field(ge=1)]
 
 
 class GateSpec(Closed):
@@ -21,6 +33,68 @@ class GateSpec(Closed):
     init: float = 0.0
 
 
+class SlidingWindowSpec(Closed):
+    """``SlidingWindowAttention``: a token sees ``window`` tokens, itself included; None: the segment length."""
+
+    window: Count | None = None
+
+
+class TransformerXLSpec(Closed):
+    """``TransformerXLAttention``: ``cache_length`` tokens before the segment; None: the segment length."""
+
+    cache_length: Count | None = None
+
+
+class CompressiveSpec(Closed):
+    """``CompressiveAttention`` (arXiv 1911.05507).
+
+    Attributes:
+        cache_length: tokens kept as they are; None: the segment length.
+        compressed_length: compressed tokens kept after them; None: the segment length.
+        ratio: tokens that become one compressed token.
+        compression: how: ``mean``, ``max`` or ``convolution`` (learned, kernel and stride ``ratio``).
+        reconstruction: weight of the attention-reconstruction loss, which only the convolution feels.
+    """
+
+    cache_length: Count | None = None
+    compressed_length: Count | None = None
+    ratio: Count = 4
+    compression: Literal["mean", "max", "convolution"] = "convolution"
+    reconstruction: float = Field(default=1.0, ge=0.0)
+
+
+class MemorizingSpec(Closed):
+    """``MemorizingAttention`` (arXiv 2203.08913): the ``top_k`` of the last ``capacity`` keys, exactly."""
+
+    capacity: Count = 65_536
+    top_k: Count = 32
+
+
+class LinearAttentionSpec(Closed):
+    """``LinearAttention`` (arXiv 2006.16236): token-level, computed in chunks of ``chunk_length``."""
+
+    features: Features = "elu1"
+    chunk_length: Count = 64
+
+
+class DeltaNetSpec(Closed):
+    """``DeltaNetAttention``: fast weights with the delta rule, token by token.
+
+    Attributes:
+        rule: ``fast_weights`` (Schlag et al. 2021, arXiv 2102.11174): sum-normalised features, a learned write
+            strength; ``gated`` (arXiv 2412.06464): short convolutions, SiLU, L2-normalised queries and keys, learned
+            write strength and decay, and a gated norm of what is read.
+        features: the feature map of ``fast_weights``.
+        convolution: tokens under the short convolution of ``gated``.
+        chunk_length: tokens that are computed at once.
+    """
+
+    rule: Literal["fast_weights", "gated"] = "gated"
+    features: Features = "elu1"
+    convolution: Count = 4
+    chunk_length: Count = 64
+
+
 class AttentionSpec(Closed):
     """How a model attends.
 
@@ -28,25 +102,77 @@ class AttentionSpec(Closed):
         pattern: the kind of each layer, repeated over the layers.
         segment_length: tokens per segment.
         memory: the memory of the layers of kind ``memory``.
-        gate: the gate of those layers.
+        gate: the gate of those layers, and of ``memorizing`` ones.
         first_segment: ``gated`` lets the gate apply while the memory is still empty (the study's code); ``local`` is
             plain local attention until something was written.
         documents: ``carry`` lets attention and memory run on across packed documents (the study); ``reset`` starts
             every document with an empty memory and a segment of its own.
+        sliding_window, transformer_xl, compressive, memorizing, linear_attention, delta_net: what there is to choose
+            for the layers of that kind; only for kinds that the pattern names.
     """
 
     pattern: list[Kind] = Field(default=["memory"], min_length=1)
-    segment_length: int = Field(default=1024, ge=1)
+    segment_length: Count = 1024
     memory: MemorySpec = LinearSpec()
     gate: GateSpec = GateSpec()
     first_segment: Literal["gated", "local"] = "gated"
     documents: Literal["carry", "reset"] = "carry"
+    sliding_window: SlidingWindowSpec | None = None
+    transformer_xl: TransformerXLSpec | None = None
+    compressive: CompressiveSpec | None = None
+    memorizing: MemorizingSpec | None = None
+    linear_attention: LinearAttentionSpec | None = None
+    delta_net: DeltaNetSpec | None = None
 
     @field_validator("pattern", mode="before")
     @classmethod
     def _one_kind(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_blocks(cls, value: object) -> object:
+        """Give every kind of the pattern its block, so that what is saved is complete."""
+        if not isinstance(value, Mapping):
+            return value
+        pattern = value.get("pattern", [])
+        named = [pattern] if isinstance(pattern, str) else pattern
+        kinds = BLOCKS & {kind for kind in named if isinstance(kind, str)} if isinstance(named, list) else set()
+        return dict(value) | {kind: {} for kind in kinds if value.get(kind) is None}
+
+    @model_validator(mode="after")
+    def _blocks_are_used(self) -> Self:
+        for kind in sorted(BLOCKS - set(self.pattern)):
+            if getattr(self, kind) is not None:
+                raise ValueError(f"'{kind}' is given, but no layer of 'pattern' is of that kind")
+        return self
+
+    @model_validator(mode="after")
+    def _ratio_works(self) -> Self:
+        block = self.compressive
+        if block is not None:
+            lengths = {"segment_length": self.segment_length, "compressive.cache_length": block.cache_length}
+            for name, length in lengths.items():
+                if length is not None and length % block.ratio:
+                    raise ValueError(
+                        f"'{name}' ({length}) must be a multiple of 'compressive.ratio' ({block.ratio}), so that no "
+                        "token is left over when tokens are compressed"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _search_finds(self) -> Self:
+        block = self.memorizing
+        if block is not None and block.top_k > block.capacity:
+            raise ValueError(
+                f"'memorizing.top_k' ({block.top_k}) must not be above 'memorizing.capacity' ({block.capacity})"
+            )
+        return self
+
     def kind(self, layer: int) -> Kind:
         """Return the kind of a layer."""
         return self.pattern[layer % len(self.pattern)]
+
+
+BLOCKS = {"sliding_window", "transformer_xl", "compressive", "memorizing", "linear_attention", "delta_net"}
+"""Kinds with a block of their own."""

@@ -3,7 +3,7 @@
 Computed once per forward pass and shared by all layers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -37,8 +37,9 @@ class Stream:
         layout: slots of the tokens in segments.
         fill: ``[B]``, tokens of each row's open segment that came before; None without a cache.
         closed: ``[B]``, segments of each row that were written before; None without a cache.
-        segment_rotary: cosine and sine ``[N, D]`` of the places within a segment.
-        rotary: cosine and sine ``[B, T, D]`` of the places within a document.
+        table: cosine and sine ``[P, D]`` of the first P relative places, as many as any layer tells apart.
+        positions: ``[B, T]``, the place of every token in its document.
+        rotary: cosine and sine ``[B, T, D]`` of these; None unless a layer needs them.
     """
 
     segment_length: int
@@ -47,8 +48,44 @@ class Stream:
     layout: Layout
     fill: Tensor | None
     closed: Tensor | None
-    segment_rotary: Rotary
-    rotary: Rotary
+    table: Rotary
+    positions: Tensor
+    rotary: Rotary | None
+    _chunks: dict[int, Layout] = field(default_factory=dict, repr=False)
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.positions.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens are."""
+        return self.positions.device
+
+    def places(self, count: int) -> Rotary:
+        """Return cosine and sine ``[count, D]`` of the first relative places."""
+        cos, sin = self.table
+        return cos[:count], sin[:count]
+
+    def document_rotary(self) -> Rotary:
+        """Return cosine and sine ``[B, 1, T, D]`` of the places in the document, which a layer has asked for."""
+        assert self.rotary is not None  # ``rotates_by_document`` of its kind says so
+        cos, sin = self.rotary
+        return cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def chunks(self, length: int) -> Layout:
+        """Return the slots of this pass's tokens in chunks of ``length`` (fewer if T is), whatever came before.
+
+        The first chunk begins with the first token of the pass, and a chunk with every new document.
+        """
+        length = max(1, min(length, self.layout.tokens))
+        if length not in self._chunks:
+            if self.documents is None:
+                self._chunks[length] = plain_layout(self.layout.tokens, length, self.batch, self.device)
+            else:
+                self._chunks[length] = segment_layout(self.documents, length)
+        return self._chunks[length]
 
     @property
     def is_step(self) -> bool:
@@ -68,9 +105,17 @@ class Stream:
     def begins(self, segment: int) -> Tensor:
         """Return ``[B]`` bool, the rows in which this segment of the pass begins with a token of the pass."""
         if self.layout.occupied is None:
-            cos, _ = self.rotary
-            return torch.ones(cos.shape[0], dtype=torch.bool, device=cos.device)
+            return torch.ones(self.batch, dtype=torch.bool, device=self.device)
         return self.layout.occupied[:, segment, 0]
+
+    def whole(self, segment: int) -> Tensor:
+        """Return ``[B]`` bool, the rows in which this segment of the pass is complete: only then is it written.
+
+        What an incomplete segment would write is never read: after it comes another document, or another pass.
+        """
+        if self.occupied is None:
+            return torch.ones(self.batch, dtype=torch.bool, device=self.device)
+        return self.occupied[:, segment].all(-1)
 
     @cached_property
     def complete(self) -> Tensor:
@@ -89,10 +134,9 @@ class Stream:
         """``[B, 1, T, 1]`` bool: while this token is read nothing of its document has been written."""
         segments = self.layout.segments
         reset = self.layout.reset
-        batch = self.rotary[0].shape[0]
-        device = self.rotary[0].device
-        first = torch.zeros(batch, segments, dtype=torch.bool, device=device) if reset is None else reset
-        start = torch.ones(batch, dtype=torch.bool, device=device) if self.closed is None else self.closed == 0
+        shape, device = (self.batch, segments), self.device
+        first = torch.zeros(shape, dtype=torch.bool, device=device) if reset is None else reset
+        start = torch.ones(self.batch, dtype=torch.bool, device=device) if self.closed is None else self.closed == 0
         first = torch.cat([(first[:, 0] | start)[:, None], first[:, 1:]], 1)
         slots = first[:, None, :, None, None].expand(-1, 1, -1, self.segment_length, 1)
         return self.layout.unfold(slots.to(torch.uint8)).bool()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from palimpsest.attention.kinds import KINDS
+from palimpsest.attention.sizes import Sizes
 from palimpsest.attention.spec import AttentionSpec
 from palimpsest.data import TokenizerSpec, load_tokenizer, open_corpus
 from palimpsest.data.tokenizer import vocabulary_size
@@ -115,10 +117,11 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
     kinds = Counter(spec.kind(layer) for layer in layers)
     with torch.device("meta"):
         parameters = PalimpsestForCausalLM(config).num_parameters()
-    names = {"memory": f"memory ({spec.memory.kind})", "segment_local": "segment-local", "full": "full"}
+    names = {kind: kind for kind in kinds} | {"memory": f"memory ({spec.memory.kind})"}
     fixed = [bytes_of_layer(config, spec, layer) for layer in layers]
     memory, local = (sum(sizes) for sizes in zip(*fixed, strict=True))
-    growing = kinds["full"] * key_value_bytes(config)
+    sizes = Sizes.of(config)
+    growing = sum(KINDS[kind].bytes_per_token(sizes, ELEMENT_BYTES) * count for kind, count in kinds.items())
     parts = [
         (memory, "bytes of memory"),
         (local, "bytes of keys and values of the open segment"),
@@ -138,23 +141,7 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
 
 
 def bytes_of_layer(config: PalimpsestConfig, spec: AttentionSpec, layer: int) -> tuple[int, int]:
-    """Return the bytes a layer holds for one sequence, however long: its memory, and its open segment."""
-    kind = spec.kind(layer)
-    if kind == "full":
-        return 0, 0
-    local = spec.segment_length * key_value_bytes(config)
-    if kind == "segment_local":
-        return 0, local
-    heads, head = config.num_attention_heads, _head_size(config)
-    learned = {name: torch.zeros(heads, device="meta") for name in spec.memory.learned()}
-    return state_bytes(spec.memory.build(learned).init(1, heads, head, head, device="meta")), local
-
-
-def key_value_bytes(config: PalimpsestConfig) -> int:
-    """Return the bytes of one token's keys and values in one layer."""
-    heads = config.num_key_value_heads or config.num_attention_heads
-    return 2 * heads * _head_size(config) * ELEMENT_BYTES
-
-
-def _head_size(config: PalimpsestConfig) -> int:
-    return config.head_dim or config.hidden_size // config.num_attention_heads
+    """Return the bytes a layer holds for one sequence, however long: its state, and its open segment."""
+    kind, sizes = KINDS[spec.kind(layer)], Sizes.of(config)
+    empty = kind.empty(sizes, spec, 1, torch.float32, torch.device("meta"))
+    return 0 if empty is None else state_bytes(empty), kind.open_segment_bytes(sizes, spec, ELEMENT_BYTES)

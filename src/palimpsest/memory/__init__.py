@@ -3,17 +3,27 @@
 ``scan`` is the definition, ``parallel`` the same numbers without a loop over segments.
 """
 
+from palimpsest.memory.associative import AssociativeMemory
 from palimpsest.memory.base import Memory, scan, state_bytes
+from palimpsest.memory.decayed_ridge import DecayedRidgeMemory
 from palimpsest.memory.delta import DeltaMemory
-from palimpsest.memory.features import FEATURE_MAPS, FeatureMap, elu1
+from palimpsest.memory.features import FEATURE_MAPS, FeatureMap, elu1, identity_l2
+from palimpsest.memory.hebbian import HebbianMemory, HebbianState
 from palimpsest.memory.linear import LinearMemory, LinearState
 from palimpsest.memory.parallel import parallel
 from palimpsest.memory.ridge import RidgeMemory, RidgeRootMemory, RidgeRootState, RidgeState
+from palimpsest.memory.token_delta import TokenDeltaMemory
+from palimpsest.memory.token_rules import FastWeights
 
 __all__ = [
     "FEATURE_MAPS",
+    "AssociativeMemory",
+    "DecayedRidgeMemory",
     "DeltaMemory",
+    "FastWeights",
     "FeatureMap",
+    "HebbianMemory",
+    "HebbianState",
     "LinearMemory",
     "LinearState",
     "Memory",
@@ -21,7 +31,9 @@ __all__ = [
     "RidgeRootMemory",
     "RidgeRootState",
     "RidgeState",
+    "TokenDeltaMemory",
     "elu1",
+    "identity_l2",
     "parallel",
     "scan",
     "state_bytes",

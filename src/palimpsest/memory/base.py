@@ -7,8 +7,8 @@ A memory is read and then written once per segment: the queries of segment s rea
 (Infini-attention, arXiv 2404.07143, section 2.1), so no token ever sees its own segment through the memory.
 """
 
-from itertools import groupby
-from typing import Protocol, TypeVar
+from itertools import groupby, repeat
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ State = TypeVar("State", bound=tuple)
 
 
 class Memory(Protocol[State]):
-    """A fixed-size memory for each head: three pure functions over a NamedTuple of tensors.
+    """A fixed-size memory for each head: pure functions over a NamedTuple of tensors.
 
     The state is float32 (or float64), whatever the dtype of the inputs. Every leaf of a state has the batch on its
     first and the heads on its second axis. ``read`` also accepts a state and queries that carry a segment axis after
@@ -44,10 +44,24 @@ class Memory(Protocol[State]):
         """Answer queries ``[B, H, T, K]`` with values ``[B, H, T, V]`` in their dtype; an empty memory reads zero."""
         ...
 
-    def write(self, state: State, k: Tensor, v: Tensor, *, keep: Tensor | None = None) -> State:
+    def write(
+        self, state: State, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
+    ) -> State:
         """Return the state after one segment of keys ``[B, H, N, K]`` and values ``[B, H, N, V]``.
 
-        ``keep`` ``[B, N]`` (bool): where False, nothing is written.
+        ``keep`` ``[B, N]`` (bool): where False, nothing is written, whatever the token holds. ``strength``
+        ``[B, H, N]`` in [0, 1]: how much of each token is written, all of it if None; gradients flow to it.
+        """
+        ...
+
+    def matrix(self, state: State) -> Tensor:
+        """Return what associates features with values, ``[B, H, F, V]``, to be described: M of the equations."""
+        ...
+
+    def denominators(self, state: State, q: Tensor) -> Tensor | None:
+        """Return what the reads of queries ``[B, H, T, K]`` divide by, ``[B, H, any number]``, to be described.
+
+        The eigenvalues where that is a matrix, None where nothing is divided.
         """
         ...
 
@@ -78,6 +92,7 @@ def scan(
     state: State | None = None,
     keep: Tensor | None = None,
     document_ids: Tensor | None = None,
+    strength: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run a memory over a stream, one segment after the other: read, then write. This is the definition.
 
@@ -93,6 +108,7 @@ def scan(
         document_ids: ``[B, T]`` integers. Where the id changes, a new document starts with an empty memory and a new
             segment, so that packed documents equal the same documents run alone. Negative ids are padding: those
             tokens read zero, write nothing and take no place in a segment. ``state`` belongs to the first document.
+        strength: ``[B, H, T]`` in [0, 1], how much of each token is written; all of it if None.
 
     Returns:
         What was read, ``[B, H, T, V]`` in the dtype of ``q``, and the state after the last token.
@@ -100,54 +116,70 @@ def scan(
     Raises:
         ValueError: shapes that do not fit together.
     """
-    check_stream(q, k, v, segment_length=segment_length, keep=keep, document_ids=document_ids)
+    check_stream(q, k, v, segment_length=segment_length, keep=keep, document_ids=document_ids, strength=strength)
     state = init_like(memory, q, v) if state is None else state
+    tokens = Tokens(q, k, v, keep, strength)
     if document_ids is None:
-        return _scan_document(memory, q, k, v, segment_length, state, keep)
-    keeps = [None] * q.shape[0] if keep is None else keep.split(1)
-    streams = (q.split(1), k.split(1), v.split(1), _unstack(state), keeps, document_ids.tolist())
-    rows = [_scan_row(memory, segment_length, *row) for row in zip(*streams, strict=True)]
+        return _scan_document(memory, tokens, segment_length, state)
+    streams = zip(tokens.rows(), _unstack(state), document_ids.tolist(), strict=True)
+    rows = [_scan_row(memory, row, segment_length, row_state, ids) for row, row_state, ids in streams]
     return torch.cat([out for out, _ in rows]), _stack([final for _, final in rows])
 
 
-def _scan_document(
-    memory: Memory[State], q: Tensor, k: Tensor, v: Tensor, segment_length: int, state: State, keep: Tensor | None
-) -> tuple[Tensor, State]:
+class Tokens(NamedTuple):
+    """The tokens of a stream, with the arguments of ``scan`` that belong to each of them."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    keep: Tensor | None
+    strength: Tensor | None
+
+    def split(self, lengths: int | list[int]) -> list["Tokens"]:
+        """Cut the stream into parts of these lengths."""
+        # split, not slicing: slicing a long tensor per segment makes the backward pass quadratic in T
+        return self._cut(lengths, (2, 2, 2, 1, 2))
+
+    def rows(self) -> list["Tokens"]:
+        """Return every row as a batch of one."""
+        return self._cut(1, (0, 0, 0, 0, 0))
+
+    def at(self, places: Tensor) -> "Tokens":
+        """Return the tokens at these places ``[T']``."""
+        keep = None if self.keep is None else self.keep[:, places]
+        strength = None if self.strength is None else self.strength.index_select(2, places)
+        q, k, v = (x.index_select(2, places) for x in (self.q, self.k, self.v))
+        return Tokens(q, k, v, keep, strength)
+
+    def _cut(self, lengths: int | list[int], axes: tuple[int, ...]) -> list["Tokens"]:
+        """Split every tensor that is there along its own axis."""
+        parts = (repeat(None) if x is None else x.split(lengths, axis) for x, axis in zip(self, axes, strict=True))
+        return [Tokens(*part) for part in zip(*parts, strict=False)]
+
+
+def _scan_document(memory: Memory[State], tokens: Tokens, segment_length: int, state: State) -> tuple[Tensor, State]:
     """Scan rows that hold one document each."""
     outs = []
-    # split, not slicing: slicing a long tensor per segment makes the backward pass quadratic in T
-    keeps = [None] * len(q.split(segment_length, 2)) if keep is None else keep.split(segment_length, 1)
-    for q_s, k_s, v_s, keep_s in zip(
-        q.split(segment_length, 2), k.split(segment_length, 2), v.split(segment_length, 2), keeps, strict=True
-    ):
-        outs.append(memory.read(state, q_s))
-        state = memory.write(state, k_s, v_s, keep=keep_s)
+    for q, k, v, keep, strength in tokens.split(segment_length):
+        outs.append(memory.read(state, q))
+        state = memory.write(state, k, v, keep=keep, strength=strength)
     return torch.cat(outs, 2), state
 
 
 def _scan_row(
-    memory: Memory[State],
-    segment_length: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: State,
-    keep: Tensor | None,
-    ids: list[int],
+    memory: Memory[State], row: Tokens, segment_length: int, state: State, ids: list[int]
 ) -> tuple[Tensor, State]:
     """Scan one row ``[1, H, T, ...]`` of packed documents, one document after the other."""
     places, lengths = _documents(ids)
-    index = torch.tensor(places, dtype=torch.long, device=q.device)
-    # one gather and one split: indexing per document would make the backward pass quadratic in their number
-    keeps = [None] * len(lengths) if keep is None else keep[:, index].split(lengths, 1)
-    streams = (x.index_select(2, index).split(lengths, 2) for x in (q, k, v))
+    index = torch.tensor(places, dtype=torch.long, device=row.q.device)
     outs = []
-    for q_d, k_d, v_d, keep_d in zip(*streams, keeps, strict=True):
+    # one gather and one split: indexing per document would make the backward pass quadratic in their number
+    for document in row.at(index).split(lengths):
         if outs:
-            state = init_like(memory, q, v)
-        out, state = _scan_document(memory, q_d, k_d, v_d, segment_length, state, keep_d)
+            state = init_like(memory, row.q, row.v)
+        out, state = _scan_document(memory, document, segment_length, state)
         outs.append(out)
-    padded = v.new_zeros(v.shape, dtype=q.dtype)
+    padded = row.v.new_zeros(row.v.shape, dtype=row.q.dtype)
     return padded.index_copy(2, index, torch.cat(outs, 2)) if outs else padded, state
 
 
@@ -175,6 +207,7 @@ def check_stream(
     segment_length: int,
     keep: Tensor | None,
     document_ids: Tensor | None,
+    strength: Tensor | None,
 ) -> None:
     """Raise ValueError, naming the offending shapes, unless the tensors describe one stream."""
     if q.dim() != 4 or q.shape != k.shape or q.shape[:3] != v.shape[:3]:
@@ -187,3 +220,5 @@ def check_stream(
     for name, mask in (("keep", keep), ("document_ids", document_ids)):
         if mask is not None and mask.shape != (q.shape[0], q.shape[2]):
             raise ValueError(f"{name} must be [B, T] = {(q.shape[0], q.shape[2])}, got {tuple(mask.shape)}")
+    if strength is not None and strength.shape != q.shape[:3]:
+        raise ValueError(f"strength must be [B, H, T] = {tuple(q.shape[:3])}, got {tuple(strength.shape)}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.memory.features import FeatureMap, elu1
+from palimpsest.memory.features import FeatureMap, elu1, mapped, require_unsigned
 from palimpsest.memory.recurrence import additive_prefixes
 
 NEGLIGIBLE = 1e-12
@@ -24,10 +24,19 @@ class LinearState(NamedTuple):
 class LinearMemory:
     """Infini-attention's Linear memory (arXiv 2404.07143, equations 7 and 8).
 
-    read:  phi(q) M / (phi(q) z);   write:  M + sum_t phi(k_t) v_t^T,  z + sum_t phi(k_t)
+    read:  phi(q) M / (phi(q) z);   write:  M + sum_t w_t phi(k_t) v_t^T,  z + sum_t w_t phi(k_t)
+
+    w_t is the strength of token t, one if none is given.
+
+    Raises:
+        ValueError: features that can be negative, by whose sum nothing can be divided.
     """
 
     features: FeatureMap = elu1
+
+    def __post_init__(self) -> None:
+        """Refuse features that can be negative."""
+        require_unsigned(self.features, "LinearMemory")
 
     def init(
         self,
@@ -51,19 +60,35 @@ class LinearMemory:
         phi_q = self.features.apply(q.to(state.matrix.dtype))
         return normalised_read(state, phi_q).to(q.dtype)
 
-    def write(self, state: LinearState, k: Tensor, v: Tensor, *, keep: Tensor | None = None) -> LinearState:
+    def write(
+        self, state: LinearState, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
+    ) -> LinearState:
         """Add a segment (equation 8)."""
-        phi_k, v = mapped(self.features, k, v, keep, state.matrix.dtype)
-        return LinearState(state.matrix + phi_k.mT @ v, state.normaliser + phi_k.sum(-2))
+        _, weighted, v = mapped(self.features, k, v, keep, strength, state.matrix.dtype)
+        return LinearState(state.matrix + weighted.mT @ v, state.normaliser + weighted.sum(-2))
 
     def prefixes(
-        self, state: LinearState, k: Tensor, v: Tensor, keep: Tensor | None, reset: Tensor | None
+        self,
+        state: LinearState,
+        k: Tensor,
+        v: Tensor,
+        keep: Tensor | None,
+        reset: Tensor | None,
+        strength: Tensor | None,
     ) -> tuple[LinearState, LinearState]:
         """Return the states before every segment and after the last (see ``palimpsest.memory.parallel``)."""
-        phi_k, v = mapped(self.features, k, v, keep, state.matrix.dtype)
-        matrix, matrix_after = additive_prefixes(state.matrix, phi_k.mT @ v, reset)
-        normaliser, normaliser_after = additive_prefixes(state.normaliser, phi_k.sum(-2), reset)
+        _, weighted, v = mapped(self.features, k, v, keep, strength, state.matrix.dtype)
+        matrix, matrix_after = additive_prefixes(state.matrix, weighted.mT @ v, reset)
+        normaliser, normaliser_after = additive_prefixes(state.normaliser, weighted.sum(-2), reset)
         return LinearState(matrix, normaliser), LinearState(matrix_after, normaliser_after)
+
+    def matrix(self, state: LinearState) -> Tensor:
+        """Return M."""
+        return state.matrix
+
+    def denominators(self, state: LinearState, q: Tensor) -> Tensor:
+        """Return phi(q) z, ``[B, H, T]``."""
+        return denominators(self.features.apply(q.to(state.normaliser.dtype)), state.normaliser).squeeze(-1)
 
 
 def denominators(phi: Tensor, normaliser: Tensor) -> Tensor:
@@ -80,19 +105,5 @@ def normalised_read(state: tuple, phi: Tensor) -> Tensor:
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return numerator / denominator, and zero, with zero gradient, where the denominator is negligible."""
     empty = denominator <= NEGLIGIBLE  # False for NaN, so that a poisoned memory does not read as an empty one
-    return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
-
-
-def mapped(
-    features: FeatureMap, k: Tensor, v: Tensor, keep: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return phi(k) and v in the dtype of the state, phi(k) zero where ``keep`` is False.
-
-    ``k`` is ``[B, H, N, K]`` with ``keep`` ``[B, N]``, or ``[B, H, S, N, K]`` with ``keep`` ``[B, S, N]``.
-    """
-    phi_k = features.apply(k.to(dtype))
-    if keep is not None:
-        # where, not a product: a token that is not kept may hold anything, even NaN
-        phi_k = torch.where(keep[:, None, ..., None], phi_k, 0.0)
-        v = torch.where(keep[:, None, ..., None], v, 0.0)
-    return phi_k, v.to(dtype)
+    # zero times the numerator: features that do not overlap with any that were written must not hide poison either
+    return torch.where(empty, 0.0 * numerator, numerator / torch.where(empty, 1.0, denominator))

@@ -2,10 +2,11 @@
 
 A memory takes part by offering, beside the protocol,
 
-    prefixes(state, k, v, keep, reset) -> (states before every segment, state after the last)
+    prefixes(state, k, v, keep, reset, strength) -> (states before every segment, state after the last)
 
 with k ``[B, H, S, N, K]``, v ``[B, H, S, N, V]``, keep ``[B, S, N]`` or None, reset ``[B, S]`` or None (True: the
-memory is empty before that segment), and every leaf of the first result carrying a segment axis after the heads.
+memory is empty before that segment), strength ``[B, H, S, N]`` or None, and every leaf of the first result carrying a
+segment axis after the heads.
 """
 
 from typing import Protocol, TypeVar, runtime_checkable
@@ -24,7 +25,13 @@ class HasPrefixes(Protocol[State]):
     """A memory whose states before every segment can be had without a loop over segments."""
 
     def prefixes(
-        self, state: State, k: Tensor, v: Tensor, keep: Tensor | None, reset: Tensor | None
+        self,
+        state: State,
+        k: Tensor,
+        v: Tensor,
+        keep: Tensor | None,
+        reset: Tensor | None,
+        strength: Tensor | None,
     ) -> tuple[State, State]:
         """Return the states before every segment and the state after the last."""
         ...
@@ -40,9 +47,10 @@ def parallel(
     state: State | None = None,
     keep: Tensor | None = None,
     document_ids: Tensor | None = None,
+    strength: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run a memory over a stream, all segments at once. Arguments and results are those of ``scan``."""
-    check_stream(q, k, v, segment_length=segment_length, keep=keep, document_ids=document_ids)
+    check_stream(q, k, v, segment_length=segment_length, keep=keep, document_ids=document_ids, strength=strength)
     state = init_like(memory, q, v) if state is None else state
     layout = (
         plain_layout(q.shape[2], segment_length, q.shape[0], q.device)
@@ -52,26 +60,35 @@ def parallel(
     occupied = layout.occupied
     if keep is not None:
         occupied = layout.fold_mask(keep)
-    before, after = segment_states(memory, state, layout.fold(k), layout.fold(v), occupied, layout.reset)
+    folded = None if strength is None else layout.fold(strength.unsqueeze(-1)).squeeze(-1)
+    before, after = segment_states(memory, state, layout.fold(k), layout.fold(v), occupied, layout.reset, folded)
     return layout.unfold(memory.read(before, layout.fold(q))), after
 
 
 def segment_states(
-    memory: Memory[State], state: State, k: Tensor, v: Tensor, keep: Tensor | None, reset: Tensor | None
+    memory: Memory[State],
+    state: State,
+    k: Tensor,
+    v: Tensor,
+    keep: Tensor | None,
+    reset: Tensor | None,
+    strength: Tensor | None = None,
 ) -> tuple[State, State]:
     """Return the states before every segment and after the last; see the module's docstring for shapes.
 
     A memory without ``prefixes`` is written segment by segment.
     """
     if isinstance(memory, HasPrefixes):
-        return memory.prefixes(state, k, v, keep, reset)
+        return memory.prefixes(state, k, v, keep, reset, strength)
     empty = memory.init(k.shape[0], k.shape[1], k.shape[-1], v.shape[-1], dtype=state[0].dtype, device=k.device)
     states = []
-    for s, (k_s, v_s) in enumerate(zip(k.unbind(2), v.unbind(2), strict=True)):
+    # unbind, not indexing: see Tokens.split
+    strengths = [None] * k.shape[2] if strength is None else strength.unbind(2)
+    for s, (k_s, v_s, strength_s) in enumerate(zip(k.unbind(2), v.unbind(2), strengths, strict=True)):
         if reset is not None:
             state = select(reset[:, s], empty, state)
         states.append(state)
-        state = memory.write(state, k_s, v_s, keep=None if keep is None else keep[:, s])
+        state = memory.write(state, k_s, v_s, keep=None if keep is None else keep[:, s], strength=strength_s)
     return stack_states(states), state
 
 

@@ -22,8 +22,25 @@ def additive_prefixes(initial: Tensor, increments: Tensor, reset: Tensor | None)
         states = torch.cat([initial.unsqueeze(2), increments], 2).cumsum(2)
         return states[:, :, :-1], states[:, :, -1]
     # a cumulative sum minus its value at the reset would cancel digits; the scan never adds what it must forget
-    transitions = torch.ones_like(increments[(...,) + (slice(1),) * (increments.dim() - 3)])
-    return _prefixes(initial, transitions, increments, reset, product=False)
+    return fading_prefixes(initial, increments.new_ones(increments.shape[:3]), increments, reset)
+
+
+def fading_prefixes(
+    initial: Tensor, factors: Tensor, increments: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Solve x_s = a_s x_{s-1} + b_s, where a_s is a number.
+
+    Args:
+        initial: x before the first segment, ``[B, H, ...]``.
+        factors: a, ``[B, H, S]``, in [0, 1]: products of them may vanish but never overflow.
+        increments: b, ``[B, H, S, ...]``.
+        reset: ``[B, S]`` bool or None.
+
+    Returns:
+        The states before every segment ``[B, H, S, ...]`` and the state after the last one ``[B, H, ...]``.
+    """
+    factors = factors.view(*factors.shape, *(1,) * (increments.dim() - 3))
+    return _prefixes(initial, factors, increments, reset, product=False)
 
 
 def affine_prefixes(

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.memory.features import FeatureMap, elu1
-from palimpsest.memory.linear import mapped
+from palimpsest.memory.features import FeatureMap, elu1, kept_strength, mapped
 from palimpsest.memory.recurrence import additive_prefixes
 
 ACCUMULATED_ROUNDING = 64.0
@@ -20,7 +19,7 @@ ACCUMULATED_ROUNDING = 64.0
 
 
 class RidgeState(NamedTuple):
-    """``gram`` H = sum phi(k) phi(k)^T ``[B, H, F, F]`` and ``matrix`` M = sum phi(k) v^T ``[B, H, F, V]``."""
+    """``gram`` H = sum w phi(k) phi(k)^T ``[B, H, F, F]`` and ``matrix`` M = sum w phi(k) v^T ``[B, H, F, V]``."""
 
     gram: Tensor
     matrix: Tensor
@@ -40,10 +39,11 @@ class RidgeRootState(NamedTuple):
 class RidgeMemory:
     """Ridge regression from mapped keys to values, in normal equations.
 
-    read:  phi(q) (H + lambda I)^-1 M;   write:  H + sum_t phi(k_t) phi(k_t)^T,  M + sum_t phi(k_t) v_t^T
+    read:  phi(q) (H + lambda I)^-1 M;   write:  H + sum_t w_t phi(k_t) phi(k_t)^T,  M + sum_t w_t phi(k_t) v_t^T
 
-    The minimiser of sum_t |W^T phi(k_t) - v_t|^2 + lambda |W|^2; least squares at token level is the Mesa layer (von
-    Oswald et al. 2023; MesaNet, arXiv 2506.05233), here solved once per segment and head.
+    The minimiser of sum_t w_t |W^T phi(k_t) - v_t|^2 + lambda |W|^2, where w_t is the strength of token t; least
+    squares at token level is the Mesa layer (von Oswald et al. 2023; MesaNet, arXiv 2506.05233), here solved once per
+    segment and head.
 
     Attributes:
         features: the feature map phi.
@@ -75,18 +75,26 @@ class RidgeMemory:
         phi_q = self.features.apply(q.to(state.gram.dtype))
         return (phi_q @ self.weights(state)).to(q.dtype)
 
-    def write(self, state: RidgeState, k: Tensor, v: Tensor, *, keep: Tensor | None = None) -> RidgeState:
+    def write(
+        self, state: RidgeState, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
+    ) -> RidgeState:
         """Add a segment to both sums."""
-        phi_k, v = mapped(self.features, k, v, keep, state.gram.dtype)
-        return RidgeState(state.gram + phi_k.mT @ phi_k, state.matrix + phi_k.mT @ v)
+        phi_k, weighted, v = mapped(self.features, k, v, keep, strength, state.gram.dtype)
+        return RidgeState(state.gram + weighted.mT @ phi_k, state.matrix + weighted.mT @ v)
 
     def prefixes(
-        self, state: RidgeState, k: Tensor, v: Tensor, keep: Tensor | None, reset: Tensor | None
+        self,
+        state: RidgeState,
+        k: Tensor,
+        v: Tensor,
+        keep: Tensor | None,
+        reset: Tensor | None,
+        strength: Tensor | None,
     ) -> tuple[RidgeState, RidgeState]:
         """Return the states before every segment and after the last (see ``palimpsest.memory.parallel``)."""
-        phi_k, v = mapped(self.features, k, v, keep, state.gram.dtype)
-        gram, gram_after = additive_prefixes(state.gram, phi_k.mT @ phi_k, reset)
-        matrix, matrix_after = additive_prefixes(state.matrix, phi_k.mT @ v, reset)
+        phi_k, weighted, v = mapped(self.features, k, v, keep, strength, state.gram.dtype)
+        gram, gram_after = additive_prefixes(state.gram, weighted.mT @ phi_k, reset)
+        matrix, matrix_after = additive_prefixes(state.matrix, weighted.mT @ v, reset)
         return RidgeState(gram, matrix), RidgeState(gram_after, matrix_after)
 
     def weights(self, state: RidgeState) -> Tensor:
@@ -105,17 +113,26 @@ class RidgeMemory:
             factor = torch.where(failed[..., None, None] > 0, torch.nan, factor)
         return torch.cholesky_solve(state.matrix, factor)
 
+    def matrix(self, state: RidgeState) -> Tensor:
+        """Return M."""
+        return state.matrix
+
+    def denominators(self, state: RidgeState, q: Tensor) -> Tensor:
+        """Return the eigenvalues of H + lambda I, ``[B, H, F]``, whatever the queries."""
+        identity = torch.eye(state.gram.shape[-1], dtype=state.gram.dtype, device=state.gram.device)
+        return torch.linalg.eigvalsh(state.gram + per_head(self.ridge, state.gram) * identity)
+
 
 @dataclass(frozen=True)
 class RidgeRootMemory:
     """Ridge regression in square-root form, for long streams.
 
     read:   phi(q) R^-1 Y
-    write:  [R; phi(K)] = Q R',  Y' = Q^T [Y; V]
+    write:  [R; D^1/2 phi(K)] = Q R',  Y' = Q^T [Y; D^1/2 V],  D the diagonal of the strengths
 
-    Then R'^T R' = R^T R + phi(K)^T phi(K) and R'^T Y' = R^T Y + phi(K)^T V: the state is that of ``RidgeMemory``, but
-    its condition number is the square root (recursive least squares by QR, Golub & Van Loan section 6.5). lambda
-    enters at ``init``: R = sqrt(lambda) I.
+    Then R'^T R' = R^T R + phi(K)^T D phi(K) and R'^T Y' = R^T Y + phi(K)^T D V: the state is that of ``RidgeMemory``,
+    but its condition number is the square root (recursive least squares by QR, Golub & Van Loan section 6.5). lambda
+    enters at ``init``: R = sqrt(lambda) I. A strength of exactly zero gets no gradient: no path through a root has one.
     """
 
     features: FeatureMap = elu1
@@ -145,12 +162,32 @@ class RidgeRootMemory:
         weights = torch.linalg.solve_triangular(state.root, state.target, upper=True)
         return (phi_q @ weights).to(q.dtype)
 
-    def write(self, state: RidgeRootState, k: Tensor, v: Tensor, *, keep: Tensor | None = None) -> RidgeRootState:
+    def write(
+        self, state: RidgeRootState, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
+    ) -> RidgeRootState:
         """Fold a segment into the triangular factor."""
-        phi_k, v = mapped(self.features, k, v, keep, state.root.dtype)
+        phi_k, _, v = mapped(self.features, k, v, keep, None, state.root.dtype)
+        weights = kept_strength(keep, strength, state.root.dtype)
+        if weights is not None:
+            root_weights = _root(weights).unsqueeze(-1)
+            phi_k, v = root_weights * phi_k, root_weights * v
         # [R; phi(K)] has full column rank whatever is written, so the factorisation is also differentiable
         orthogonal, root = torch.linalg.qr(torch.cat([state.root, phi_k], -2))
         return RidgeRootState(root, orthogonal.mT @ torch.cat([state.target, v], -2))
+
+    def matrix(self, state: RidgeRootState) -> Tensor:
+        """Return M = R^T Y."""
+        return state.root.mT @ state.target
+
+    def denominators(self, state: RidgeRootState, q: Tensor) -> Tensor:
+        """Return the eigenvalues of R^T R = H + lambda I, ``[B, H, F]``, whatever the queries."""
+        return torch.linalg.svdvals(state.root).square()
+
+
+def _root(weights: Tensor) -> Tensor:
+    """Return the square roots, with gradient zero at zero, where that of the root is infinite."""
+    nothing = weights <= 0.0  # False for NaN, which must stay visible
+    return torch.where(nothing, 0.0, torch.where(nothing, 1.0, weights).sqrt())
 
 
 def per_head(ridge: Tensor | float, like: Tensor) -> Tensor:

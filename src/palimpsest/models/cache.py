@@ -1,4 +1,4 @@
-"""The cache of generation: bounded for ``segment_local`` and ``memory`` layers, whatever the length of the context."""
+"""The cache of generation: bounded, whatever the length of the context, but for layers of kind ``full``."""
 
 import copy
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from palimpsest.attention import FullCacheLayer, SegmentCacheLayer
+from palimpsest.attention import FullCacheLayer, StateCacheLayer
+from palimpsest.attention.kinds import KINDS
+from palimpsest.attention.sizes import Sizes
 from palimpsest.models.configuration import PalimpsestConfig
 
 
@@ -20,16 +22,13 @@ class PalimpsestCache(Cache):
         seen: ``[B]``, tokens (without padding) of each row so far; None before the first pass.
     """
 
-    layers: list[FullCacheLayer | SegmentCacheLayer]  # pyright: ignore[reportIncompatibleVariableOverride]
+    layers: list[FullCacheLayer | StateCacheLayer]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, config: PalimpsestConfig):
         spec = config.attention_spec
-        super().__init__(
-            layers=[
-                FullCacheLayer() if spec.kind(layer) == "full" else SegmentCacheLayer()
-                for layer in range(config.num_hidden_layers)
-            ]
-        )
+        sizes = Sizes.of(config)
+        kinds = [KINDS[spec.kind(layer)] for layer in range(config.num_hidden_layers)]
+        super().__init__(layers=[kind.cache_layer(sizes, spec) for kind in kinds])
         self.spec = spec
         self.columns = 0
         self.seen: Tensor | None = None
@@ -56,7 +55,7 @@ class PalimpsestCache(Cache):
         return branch
 
     def bytes(self) -> tuple[int, int]:
-        """Return the bytes held by memories, and by keys and values."""
+        """Return the bytes of the states of closed segments, and of the keys and values beside them."""
         memory = local = 0
         for layer in self.layers:
             in_memory, in_segment = layer.bytes()

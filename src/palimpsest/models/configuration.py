@@ -28,7 +28,7 @@ class PalimpsestConfig(LlamaConfig):
         self._check_sizes()
         super().__post_init__(**kwargs)
         spec = parse(AttentionSpec, {} if self.attention is None else self.attention, "attention")
-        self.attention = spec.model_dump()
+        self.attention = spec.model_dump(exclude_none=True)
         if len(spec.pattern) > self.num_hidden_layers:
             raise InputError(
                 f"attention: 'pattern' names {len(spec.pattern)} layers, more than num_hidden_layers "

@@ -1,5 +1,9 @@
 """The model: LLaMA's blocks around the attention layers of ``palimpsest.attention``."""
 
+import os
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -10,24 +14,29 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 
-from palimpsest.attention import Attention, FullAttention, MemoryAttention, SegmentLocalAttention
 from palimpsest.attention.gate import Gate
-from palimpsest.attention.memory import LearnedQuantities
+from palimpsest.attention.kinds import KINDS
+from palimpsest.attention.memory import LearnedQuantities, WriteStrength
 from palimpsest.attention.stream import Progress, Stream, describe
+from palimpsest.errors import InputError
 from palimpsest.memory.layout import document_numbers
 from palimpsest.models.cache import PalimpsestCache
 from palimpsest.models.configuration import PalimpsestConfig
+from palimpsest.models.snapshot import Snapshot, Source, restore_snapshot, take_snapshot
 
 
-def build_attention(config: PalimpsestConfig, layer: int) -> Attention:
-    """Return the attention of a layer."""
-    spec = config.attention_spec
-    kind = spec.kind(layer)
-    if kind == "full":
-        return FullAttention(config, layer)
-    if kind == "segment_local":
-        return SegmentLocalAttention(config, layer)
-    return MemoryAttention(config, spec, layer)
+@dataclass
+class PalimpsestModelOutput(BaseModelOutputWithPast):
+    """The hidden states and the cache, and ``auxiliary_loss``, the sum of the layers' own losses, if any has one."""
+
+    auxiliary_loss: Tensor | None = None
+
+
+@dataclass
+class PalimpsestCausalLMOutput(CausalLMOutputWithPast):
+    """Logits, loss and cache; ``loss`` holds the layers' own losses, which are also given as ``auxiliary_loss``."""
+
+    auxiliary_loss: Tensor | None = None
 
 
 class PalimpsestDecoderLayer(GradientCheckpointingLayer):
@@ -35,15 +44,17 @@ class PalimpsestDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: PalimpsestConfig, layer: int):
         super().__init__()
-        self.self_attn = build_attention(config, layer)
+        spec = config.attention_spec
+        self.self_attn = KINDS[spec.kind(layer)](config, spec, layer)
         self.mlp = LlamaMLP(config)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, stream: Stream, cache: object | None) -> Tensor:
-        """Return ``[B, T, hidden]``."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), stream, cache)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+    def forward(self, hidden: Tensor, stream: Stream, cache: object | None) -> tuple[Tensor, Tensor | None]:
+        """Return ``[B, T, hidden]``, and the attention's own loss if it has one."""
+        attended, loss = self.self_attn(self.input_layernorm(hidden), stream, cache)
+        hidden = hidden + attended
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), loss
 
 
 class PalimpsestPreTrainedModel(PreTrainedModel):
@@ -58,6 +69,30 @@ class PalimpsestPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _is_stateful = True  # a memory cannot be rolled back: no assisted decoding
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint as ``transformers`` does, but refuse one of ours in which weights are missing.
+
+        transformers would make up what is missing, and a new gate looks like a trained one. A LLaMA checkpoint, which
+        is loaded with ``attention={...}``, has no gates by nature: theirs begin as in a new model.
+
+        Raises:
+            InputError: a palimpsest checkpoint lacks weights.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
+        model, report = cast(tuple[Self, dict[str, Any]], loaded)
+        ours = any(name.startswith("Palimpsest") for name in model.config.architectures or ())
+        if ours and report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"]))
+            raise InputError(f"{pretrained_model_name_or_path} lacks the weights {missing}.")
+        return cast(Self, loaded) if output_loading_info else model  # the pair that transformers promises no type for
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -68,6 +103,9 @@ class PalimpsestPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LearnedQuantities):
             for name, value in module.initial.items():
                 init.constant_(module[name], value)
+        elif isinstance(module, WriteStrength):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
 
 
 class PalimpsestModel(PalimpsestPreTrainedModel):
@@ -91,8 +129,8 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         use_cache: bool | None = None,
         document_ids: Tensor | None = None,
         **kwargs: object,
-    ) -> BaseModelOutputWithPast:
-        """Return the hidden states ``[B, T, hidden]`` and the cache.
+    ) -> PalimpsestModelOutput:
+        """Return the hidden states ``[B, T, hidden]``, the cache, and the layers' own losses.
 
         Args:
             input_ids: ``[B, T]``, or ``inputs_embeds`` ``[B, T, hidden]`` in its place.
@@ -112,11 +150,17 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         cache = PalimpsestCache(self.config) if use_cache and past_key_values is None else past_key_values
         self._check_cache(cache, document_ids)
         stream = self._stream(hidden, attention_mask, document_ids, cache)
+        losses = []
         for layer, block in enumerate(self.layers):
-            hidden = block(hidden, stream, None if cache is None else cache.layers[layer])
+            hidden, loss = block(hidden, stream, None if cache is None else cache.layers[layer])
+            losses += [] if loss is None else [loss]
         if cache is not None:
             cache.advance(hidden.shape[1], stream.real)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=cache)
+        return PalimpsestModelOutput(
+            last_hidden_state=self.norm(hidden),
+            past_key_values=cache,
+            auxiliary_loss=torch.stack(losses).sum() if losses else None,
+        )
 
     def _check_cache(self, cache: object | None, documents: Tensor | None) -> None:
         if cache is None:
@@ -146,7 +190,8 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         layout, fill, closed, positions = describe(
             documents, batch, tokens, spec.segment_length, progress, hidden.device
         )
-        places = torch.arange(spec.segment_length, device=hidden.device)[None]
+        kinds = [KINDS[kind] for kind in set(spec.pattern)]
+        places = torch.arange(max(kind.places(spec) for kind in kinds), device=hidden.device)[None]
         cos, sin = self.rotary_emb(hidden, places)
         return Stream(
             spec.segment_length,
@@ -156,7 +201,8 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
             fill,
             closed,
             (cos[0], sin[0]),
-            self.rotary_emb(hidden, positions),
+            positions,
+            self.rotary_emb(hidden, positions) if any(kind.rotates_by_document for kind in kinds) else None,
         )
 
     @staticmethod
@@ -190,7 +236,7 @@ class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
         document_ids: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: object,
-    ) -> CausalLMOutputWithPast:
+    ) -> PalimpsestCausalLMOutput:
         """Return logits ``[B, T, vocabulary]`` (of the last ``logits_to_keep`` tokens, if given), loss and cache.
 
         ``labels`` ``[B, T]`` are the input ids, or -100 where no loss is taken; they are shifted here. The other
@@ -215,7 +261,24 @@ class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
                 vocab_size=self.config.vocab_size,
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
             )
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+            if outputs.auxiliary_loss is not None:
+                loss = loss + outputs.auxiliary_loss
+        return PalimpsestCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            auxiliary_loss=outputs.auxiliary_loss,
+        )
+
+    def snapshot(
+        self, cache: PalimpsestCache, *, logits: Tensor | None = None, sources: tuple[Source, ...] = ()
+    ) -> Snapshot:
+        """Return what a cache of this model holds, to be saved; see ``take_snapshot``."""
+        return take_snapshot(self, cache, logits=logits, sources=sources)
+
+    def restore(self, snapshot: Snapshot | str | os.PathLike[str]) -> PalimpsestCache:
+        """Return a cache that goes on where a snapshot, or one in a file, was taken; see ``restore_snapshot``."""
+        return restore_snapshot(self, snapshot)
 
     def _prepare_cache_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride] (bool there, never used)
         self,

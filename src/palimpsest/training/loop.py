@@ -221,9 +221,8 @@ def weighted_loss(model: PalimpsestForCausalLM, batch: Batch) -> Tensor:
 
     The vocabulary is computed only where there is a label, which is the same loss: in a fine-tuning batch few have one.
     """
-    hidden = model.model(
-        input_ids=batch.input_ids, document_ids=batch.model_documents(), use_cache=False
-    ).last_hidden_state
+    outputs = model.model(input_ids=batch.input_ids, document_ids=batch.model_documents(), use_cache=False)
+    hidden = outputs.last_hidden_state
     targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()
     places = (targets != IGNORED).nonzero()[:, 0]
     logits = model.lm_head(hidden.flatten(0, 1).index_select(0, places))

@@ -9,9 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.attention import MemoryAttention, Site
-from palimpsest.memory import FEATURE_MAPS
-from palimpsest.memory.linear import LinearState, denominators
-from palimpsest.memory.ridge import RidgeMemory, RidgeRootState, RidgeState, per_head
 from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.records import LayerMetrics, StepRecord, write_atomic
 from palimpsest.training.checkpoint import disk_full_as_input_error, sync
@@ -89,15 +86,16 @@ def layer_metrics(model: PalimpsestForCausalLM, batch: Batch) -> tuple[LayerMetr
 
 def _with_memory(layer: LayerMetrics, view: MemoryView) -> LayerMetrics:
     """Add what there is to say of a memory and its gates."""
-    smallest, largest = normaliser_range(view)
+    memory = view.layer.build_memory()
+    divided_by = memory.denominators(view.state, view.queries)
     return LayerMetrics(
         layer=layer.layer,
         kind=layer.kind,
         grad_norm=layer.grad_norm,
         gates=_floats(view.gates),
-        memory_norm=_floats(memory_matrix(view.state)[0].flatten(-2).norm(dim=-1)),
-        normaliser_min=_floats(smallest),
-        normaliser_max=_floats(largest),
+        memory_norm=_floats(memory.matrix(view.state)[0].flatten(-2).norm(dim=-1)),
+        normaliser_min=() if divided_by is None else _floats(divided_by[0].amin(-1)),
+        normaliser_max=() if divided_by is None else _floats(divided_by[0].amax(-1)),
     )
 
 
@@ -109,35 +107,6 @@ def gradient_norm(module: nn.Module) -> float:
     """Return the Euclidean norm of all gradients of a module."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
-
-
-def memory_matrix(state: tuple) -> Tensor:
-    """Return M = sum phi(k) v^T, ``[B, H, F, V]``, of a state (for delta: with what was subtracted)."""
-    if isinstance(state, RidgeRootState):
-        return state.root.mT @ state.target
-    assert isinstance(state, LinearState | RidgeState)
-    return state.matrix
-
-
-def normaliser_range(view: MemoryView) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest denominator of the reads of a segment, ``[H]`` each.
-
-    For linear and delta memories that is phi(q) z over the queries; for ridge, which divides by a matrix, the extreme
-    eigenvalues of H + lambda I.
-    """
-    state, layer = view.state, view.layer
-    memory = layer.spec.memory.build(dict(layer.memory.items()))
-    if isinstance(state, RidgeRootState):
-        values = torch.linalg.svdvals(state.root) ** 2
-    elif isinstance(state, RidgeState):
-        assert isinstance(memory, RidgeMemory)
-        identity = torch.eye(state.gram.shape[-1], dtype=state.gram.dtype, device=state.gram.device)
-        values = torch.linalg.eigvalsh(state.gram + per_head(memory.ridge, state.gram) * identity)
-    else:
-        assert isinstance(state, LinearState)
-        phi_q = FEATURE_MAPS[layer.spec.memory.features].apply(view.queries.to(state.normaliser.dtype))
-        values = denominators(phi_q, state.normaliser)[..., 0]
-    return values[0].amin(-1), values[0].amax(-1)
 
 
 @torch.no_grad()

@@ -116,6 +116,8 @@ def pretrained_model(checkpoint: Path) -> PalimpsestForCausalLM:
                 PalimpsestForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True),
             )
             model = PalimpsestForCausalLM(loaded.config)
+    except InputError:  # which says already what is wrong, and where
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{checkpoint} holds no palimpsest model that can be read: {reason}") from error

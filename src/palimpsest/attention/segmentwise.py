@@ -1,0 +1,147 @@
+"""Attention that takes a stream segment by segment: what is kept of closed segments changes only when one closes."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.models.llama.configuration_llama import LlamaConfig
+
+from palimpsest.attention.base import Attention
+from palimpsest.attention.cache import SegmentCacheLayer
+from palimpsest.attention.segments import Segments, close_step, fold_segments, step_segment, store_open_segment
+from palimpsest.attention.sizes import Sizes
+from palimpsest.attention.spec import AttentionSpec
+from palimpsest.attention.stream import Stream
+from palimpsest.memory.parallel import select
+
+
+class Site(NamedTuple):
+    """Where a state is about to be read, at the beginning of a segment.
+
+    Attributes:
+        layer: the number of the layer.
+        segment: ``[B]``, how many segments each row has written before; -1 in rows that do not begin a segment here,
+            for which the probe's answer is not used.
+        empty: the state before anything was written.
+    """
+
+    layer: int
+    segment: Tensor
+    empty: tuple
+
+
+Probe = Callable[[Site, tuple], tuple]
+
+
+class SegmentStateAttention(Attention):
+    """Attention with a state that changes only when a segment closes, and that a probe can look at and change.
+
+    Attributes:
+        probe: an intervention on the state (see ``palimpsest.probes.intervene``), None in ordinary use.
+    """
+
+    def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
+        super().__init__(config, spec, layer)
+        self.probe: Probe | None = None
+
+    @classmethod
+    def cache_layer(cls, sizes: Sizes, spec: AttentionSpec) -> SegmentCacheLayer:
+        """Return an empty cache for a layer of this kind."""
+        empty = cls.empty(sizes, spec, 1, torch.float32, torch.device("meta"))
+        return SegmentCacheLayer(None if empty is None else type(empty))
+
+    @classmethod
+    def open_segment_bytes(cls, sizes: Sizes, spec: AttentionSpec, element: int) -> int:
+        """Return the bytes of the keys and values of one row's open segment."""
+        return 2 * spec.segment_length * sizes.key_heads * sizes.head * element
+
+    def probed(self, state: tuple, empty: tuple, stream: Stream, segment: int) -> tuple:
+        """Return the state after the probe, which acts in the rows that begin this segment now."""
+        if self.probe is None:
+            return state
+        begins = stream.begins(segment)
+        if not bool(begins.any()):
+            return state
+        number = segment if stream.closed is None else stream.closed + segment
+        site = Site(self.layer, torch.where(begins, number, -1), empty)
+        return select(begins, self.probe(site, state), state)
+
+
+class SegmentwiseAttention(SegmentStateAttention):
+    """A loop over segments: attend from a segment to itself and the state, then write the segment into the state."""
+
+    @abstractmethod
+    def attend_segment(self, q: Tensor, k: Tensor, v: Tensor, state: tuple, slots: Tensor, stream: Stream) -> Tensor:
+        """Return ``[B, H, n, D]``.
+
+        Args:
+            q: un-rotated queries ``[B, H, n, D]``.
+            k: un-rotated keys of their segment ``[B, H_kv, N, D]``, those of earlier and later slots alike.
+            v: values, likewise.
+            state: what earlier segments have written.
+            slots: the slots of the queries in the segment, ``[B or 1, n]``: a query must not see a later one.
+            stream: the pass.
+        """
+
+    @abstractmethod
+    def write(self, state: tuple, k: Tensor, v: Tensor, whole: Tensor) -> tuple:
+        """Return the state after a segment of keys and values ``[B, H_kv, N, D]``.
+
+        ``whole`` is ``[B]`` bool: a row whose segment is not complete keeps its state.
+        """
+
+    def own_loss(self, state: tuple, q: Tensor, whole: Tensor) -> Tensor | None:
+        """Return the layer's own loss for a segment of queries that is about to be written, or None; in training."""
+        return None
+
+    def attend(
+        self, hidden: Tensor, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: object | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return ``[B, H, T, D]`` and the layer's own loss; see ``Attention.attend``."""
+        layer = cache if isinstance(cache, SegmentCacheLayer) else None
+        if layer is not None and stream.is_step:
+            return self._step(q, k, v, stream, layer), None
+        return self._segments(q, k, v, stream, layer)
+
+    def _segments(
+        self, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: SegmentCacheLayer | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Process a pass of any length."""
+        segments = fold_segments(q, k, v, stream, cache)
+        empty = self._empty(q, k)
+        state = empty if cache is None or cache.state is None else cache.state
+        reset, slots = stream.layout.reset, torch.arange(stream.segment_length, device=q.device)[None]
+        outs, losses = [], []
+        for s, (q_s, k_s, v_s) in enumerate(zip(*(x.unbind(2) for x in segments[:3]), strict=True)):
+            if reset is not None:
+                state = select(reset[:, s], empty, state)
+            state = self.probed(state, empty, stream, s)
+            outs.append(self.attend_segment(q_s, k_s, v_s, state, slots, stream))
+            whole = stream.whole(s)
+            losses.append(self.own_loss(state, q_s, whole) if self.training else None)
+            state = self.write(state, k_s, v_s, whole)
+        if cache is not None:
+            cache.keep(state)
+            store_open_segment(segments, stream, cache)
+        told = [loss for loss in losses if loss is not None]
+        return stream.layout.unfold(torch.stack(outs, 2)), torch.stack(told).mean() if told else None
+
+    def _step(self, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: SegmentCacheLayer) -> Tensor:
+        """Process one token per row after a cache."""
+        assert stream.fill is not None
+        opened = step_segment(Segments(q, k, v), stream, cache)
+        empty = self._empty(q, k)
+        state = self.probed(empty if cache.state is None else cache.state, empty, stream, 0)
+        out = self.attend_segment(q, opened.k, opened.v, state, stream.fill[:, None], stream)
+        if stream.completes:
+            state = self.write(state, opened.k, opened.v, stream.complete > 0)
+        cache.keep(state)
+        close_step(opened, stream, cache)
+        return out
+
+    def _empty(self, q: Tensor, k: Tensor) -> tuple:
+        empty = self.empty(self.sizes, self.spec, q.shape[0], k.dtype, q.device)
+        assert empty is not None  # a kind without a state is not segmentwise
+        return empty

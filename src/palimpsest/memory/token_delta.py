@@ -1,0 +1,85 @@
+"""The token delta memory: every token first takes out what its key answered before, then writes its value."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palimpsest.memory.features import FeatureMap, identity_l2
+from palimpsest.memory.recurrence import affine_prefixes
+from palimpsest.memory.token_rules import FastWeights, delta_transition, delta_write
+
+
+@dataclass(frozen=True)
+class TokenDeltaMemory:
+    """The delta rule of fast weights, run over the tokens of a segment one after the other.
+
+    read:   phi(q) M, what earlier segments wrote; no normaliser
+    write:  for t = 1 .. N:  M <- a (I - b_t phi(k_t) phi(k_t)^T) M + b_t phi(k_t) v_t^T
+
+    With |phi(k)| = 1 and strength b = 1 a key that is written again has its old value replaced exactly. The segment is
+    written at once, in the WY form (see ``palimpsest.memory.token_rules.delta_chunk``).
+
+    Source: Schlag et al. 2021, arXiv 2102.11174; with decay Yang et al. 2025, arXiv 2412.06464. There a token reads
+    its own write and those just before it; here, as in every memory, it reads what earlier segments wrote.
+
+    Attributes:
+        features: the feature map phi; the rule is stable while b |phi(k)|^2 <= 2.
+        log_decay: log a <= 0 per head ``[H]`` (a tensor, through which gradients flow): the memory ages with every
+            token that is kept, whatever its strength. None: it does not age.
+    """
+
+    features: FeatureMap = identity_l2
+    log_decay: Tensor | None = None
+
+    def init(
+        self,
+        batch: int,
+        heads: int,
+        d_k: int,
+        d_v: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> FastWeights:
+        """Return M = 0."""
+        return FastWeights(torch.zeros(batch, heads, self.features.width(d_k), d_v, dtype=dtype, device=device))
+
+    def read(self, state: FastWeights, q: Tensor) -> Tensor:
+        """Answer queries with phi(q) M."""
+        return (self.features.apply(q.to(state.matrix.dtype)) @ state.matrix).to(q.dtype)
+
+    def write(
+        self, state: FastWeights, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
+    ) -> FastWeights:
+        """Write a segment, token after token."""
+        phi = self.features.apply(k.to(state.matrix.dtype))
+        return delta_write(state, phi, v, strength, self._decays(phi), keep=keep)
+
+    def prefixes(
+        self,
+        state: FastWeights,
+        k: Tensor,
+        v: Tensor,
+        keep: Tensor | None,
+        reset: Tensor | None,
+        strength: Tensor | None,
+    ) -> tuple[FastWeights, FastWeights]:
+        """Return the states before every segment and after the last (see ``palimpsest.memory.parallel``)."""
+        phi = self.features.apply(k.to(state.matrix.dtype))
+        transitions, increments = delta_transition(phi, v, strength, self._decays(phi), keep=keep)
+        before, after = affine_prefixes(state.matrix, transitions, increments, reset)
+        return FastWeights(before), FastWeights(after)
+
+    def matrix(self, state: FastWeights) -> Tensor:
+        """Return M."""
+        return state.matrix
+
+    def denominators(self, state: FastWeights, q: Tensor) -> None:
+        """Return None: nothing is divided."""
+
+    def _decays(self, phi: Tensor) -> Tensor | None:
+        """Return the decay of the head for every token, ``[B, H, ..., N]`` for features ``[B, H, ..., N, F]``."""
+        if self.log_decay is None:
+            return None
+        return self.log_decay.to(phi.dtype).view(-1, *(1,) * (phi.dim() - 3)).expand(phi.shape[:-1])
