@@ -8,6 +8,7 @@ from torch import Tensor
 
 from palimpsest.memory import (
     AssociativeMemory,
+    DecayedRidgeMemory,
     DeltaMemory,
     LinearMemory,
     LinearState,
@@ -20,7 +21,7 @@ from palimpsest.memory import (
 )
 from palimpsest.testing import assert_close, relative_rms
 
-from .cases import Case, learned
+from .cases import FORMS, Case, learned, with_gradients
 from .stream_laws import assert_states_close
 
 
@@ -92,6 +93,40 @@ def _scanned(memory: Memory[Any], case: Case) -> dict[str, Tensor]:
     return {"out": out, **state._asdict(), **named}
 
 
+def law_without_decay_equals_ridge(memory: DecayedRidgeMemory, case: Case) -> None:
+    """a = 1: outputs, state and gradients are those of ridge, in both forms."""
+    ageless, ridge = replace(memory, log_decay=0.0), RidgeMemory(memory.features, memory.ridge)
+    for form, run in FORMS.items():
+        got, expected = (with_gradients(run, each, case) for each in (ageless, ridge))
+        assert got.keys() == expected.keys()
+        for name, reference in expected.items():
+            assert_close(f"{form}: {name}", got[name], reference, magnitude=1.0)
+
+
+def law_a_rewrite_fades_the_old_value(memory: DecayedRidgeMemory, case: Case) -> None:
+    """A key that is written again after n tokens returns old and new value as a^n to 1; ridge, which averages, 1 to 1.
+
+    The other tokens repeat keys that are independent of it, so that with a vanishing lambda every key is a sum of its
+    own.
+    """
+    size, rounds = case.d_k, 1 + case.seed % 3
+    keys = 4.0 * torch.eye(size, dtype=torch.float64) + 0.3 * case.normal(0, case.batch, case.heads, size, size)
+    values = case.normal(1, case.batch, case.heads, size, case.d_v)
+    new = case.normal(2, case.batch, case.heads, 1, case.d_v)
+    others = [place for _ in range(rounds) for place in range(1, size)]
+    k = keys[:, :, [0, *others, 0]]
+    v = torch.cat([values[:, :, [0, *others]], new], 2)
+    key, old = keys[:, :, :1], values[:, :, :1]
+    answers = {}
+    for each in (replace(memory, ridge=1e-12), RidgeMemory(memory.features, 1e-12)):
+        _, state = scan(each, k, k, v, segment_length=case.segment_length)
+        answers[type(each)] = each.read(state, key)
+    faded = (torch.as_tensor(memory.log_decay) * (k.shape[2] - 1)).exp().view(-1, 1, 1)
+    assert_close("the answer", answers[DecayedRidgeMemory], (faded * old + new) / (faded + 1.0), magnitude=1.0)
+    distance = {kind: (answer - new).norm() for kind, answer in answers.items()}
+    assert distance[DecayedRidgeMemory] < distance[RidgeMemory], "the answer of ridge is nearer to the new value"
+
+
 def law_rounded_sums_still_answer(memory: RidgeMemory, case: Case) -> None:
     """After very many segments rounding has made H indefinite; a read is then inexact, but a number."""
     shape = (case.batch, case.heads, case.d_k)
@@ -145,12 +180,14 @@ def law_a_known_key_is_not_counted_again(memory: AssociativeMemory, case: Case) 
 
 
 MEMORY_LAWS = {
-    law_order_of_writes_is_irrelevant: ("linear", "ridge"),
+    law_order_of_writes_is_irrelevant: ("linear", "ridge", "hebbian"),
     law_first_segment_equals_linear: ("delta-exclusive", "delta-inclusive", "associative"),
     law_write_is_a_contraction: ("delta-inclusive",),
     law_independent_keys_are_recalled: ("ridge", "ridge-root"),
     law_root_equals_normal_equations: ("ridge-root",),
     law_rounded_sums_still_answer: ("ridge",),
+    law_without_decay_equals_ridge: ("decayed-ridge",),
+    law_a_rewrite_fades_the_old_value: ("decayed-ridge",),
     law_segments_may_be_cut_anywhere: ("linear", "decayed-ridge", "token-delta", "token-delta-decay"),
     law_orthonormal_keys_are_recalled: ("token-delta",),
     law_a_rewrite_replaces_the_old_value: ("token-delta", "token-delta-decay"),

@@ -20,6 +20,18 @@ ATTENTION: dict[str, dict] = {
     "segment_local": {"pattern": "segment_local"},
     "sliding_window": {"pattern": "sliding_window", "sliding_window": {"window": 3}},
     "transformer_xl": {"pattern": "transformer_xl", "transformer_xl": {"cache_length": 3}},
+    "linear_attention": {"pattern": "linear_attention", "linear_attention": {"chunk_length": 3}},
+    "fast_weights": {"pattern": "delta_net", "delta_net": {"rule": "fast_weights", "chunk_length": 3}},
+    "gated_delta_net": {"pattern": "delta_net", "delta_net": {"convolution": 5, "chunk_length": 3}},
+    "compressive": {
+        "pattern": "compressive",
+        "compressive": {"cache_length": 4, "compressed_length": 3, "ratio": 2},
+    },
+    "compressive_mean": {
+        "pattern": "compressive",
+        "compressive": {"cache_length": 2, "compressed_length": 5, "ratio": 2, "compression": "mean"},
+    },
+    "memorizing": {"pattern": "memorizing", "memorizing": {"capacity": 6, "top_k": 3}},
     "linear": {"memory": {"kind": "linear"}},
     "linear_strength": {"memory": {"kind": "linear", "strength": "token"}},
     "delta": {

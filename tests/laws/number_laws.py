@@ -12,7 +12,7 @@ from palimpsest.memory import Memory
 from palimpsest.testing import assert_close
 
 from . import cases as on
-from .cases import Case, State, Stream, learned
+from .cases import Case, State, learned
 
 LOW_PRECISIONS = (torch.bfloat16, torch.float16)
 

@@ -24,7 +24,10 @@ def law_empty_reads_zero(memory: Memory[Any], case: Case) -> None:
 
 
 def law_equals_the_equations(memory: Memory[Any], case: Case) -> None:
+    """Also where a token that is kept is written with no strength at all."""
     stream, keep, strength = case.stream(), case.mask(), case.strength()
+    if strength is not None:
+        strength = strength.masked_fill(case.normal(12, *strength.shape) > 1.0, 0.0)
     weights = torch.ones(stream.k.shape[:3]) if strength is None else strength
     expected = np.zeros(stream.v.shape)
     for b in range(case.batch):
@@ -199,11 +202,12 @@ def law_rows_and_heads_never_touch(memory: Memory[Any], case: Case) -> None:
 
 
 def law_poison_stays_visible(memory: Memory[Any], case: Case) -> None:
+    ones = torch.ones(case.batch, case.heads, case.length, dtype=torch.float64)
     for form, run in on.FORMS.items():
-        for name in ("k", "v"):
-            stream = case.stream()
-            getattr(stream, name)[:, :, 0] = torch.nan
-            _, state = run(memory, *stream, segment_length=case.segment_length)
+        for name in ("k", "v", "strength"):
+            stream, strength = case.stream(), ones.clone()
+            (strength if name == "strength" else getattr(stream, name))[:, :, 0] = torch.nan
+            _, state = run(memory, *stream, segment_length=case.segment_length, strength=strength)
             answer = memory.read(state, stream.q)
             assert bool(answer.isnan().any(-1).all()), f"{form}: NaN was written in {name} and reads as numbers"
 

@@ -55,7 +55,7 @@ MEMORIES = (
     Row("delta-inclusive", lambda heads: DeltaMemory(normaliser="inclusive")),
     Row("ridge", lambda heads: RidgeMemory(ridge=ridge_per_head(heads))),
     Row("ridge-root", lambda heads: RidgeRootMemory(ridge=ridge_per_head(heads))),
-    Row("hebbian", lambda heads: HebbianMemory()),
+    Row("hebbian", lambda heads: HebbianMemory(FEATURE_MAPS["identity_l2"])),
     Row("decayed-ridge", decayed_ridge, ages=True),
     # the same memories with features that are wider, sparse, signed or bounded
     Row("linear-dpfp2", lambda heads: LinearMemory(FEATURE_MAPS["dpfp2"])),

@@ -15,11 +15,15 @@ from .number_laws import (
 from .stream_laws import STREAM_LAWS, assert_states_close, law_strength_zero_writes_nothing
 from .table import MEMORIES, Row, row_named
 
+EXAMPLES = settings().max_examples * 3 // 5
+"""Rows share most of their code, so that all together see more cases than one memory alone would have to."""
+
 every_memory = pytest.mark.parametrize("row", MEMORIES, ids=lambda row: row.name)
 
 
 @every_memory
 @pytest.mark.parametrize("law", [*STREAM_LAWS, *NUMBER_LAWS], ids=lambda law: law.__name__)
+@settings(max_examples=EXAMPLES)
 @given(case=cases())
 def test_law(row: Row, law, case: Case) -> None:
     law(row.build(case.heads), case)

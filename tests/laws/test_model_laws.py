@@ -122,6 +122,35 @@ def test_with_carry_documents_are_ignored_and_padding_is_not(name: str, case: Ca
 
 
 @EACH
+def test_positions_that_begin_anew_are_documents(name: str) -> None:
+    model, x = model_of(name, documents="reset"), tokens(2, 13)
+    ids = torch.tensor([run(0, 5) + run(1, 8), run(0, 13)])
+    positions = torch.stack([torch.cat([torch.arange(5), torch.arange(8)]), torch.arange(3, 16)])
+    assert torch.equal(logits(model, x, position_ids=positions), logits(model, x, document_ids=ids))
+    plain = logits(model, x)
+    assert torch.equal(logits(model, x, position_ids=torch.arange(13)[None]), plain)
+    ones = torch.ones_like(x)  # with a mask the mask says what is padding, and places are counted
+    assert torch.equal(logits(model, x, position_ids=positions, attention_mask=ones), plain)
+
+
+@EACH
+def test_hidden_states_are_those_of_every_layer(name: str) -> None:
+    model, x = model_of(name), tokens(2, 9)
+    caught: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda _, __, out: caught.append(out[0])) for block in model.model.layers]
+    with torch.no_grad():
+        out = model(x, output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
+    assert out.hidden_states is not None
+    first, *middle, last = out.hidden_states
+    assert torch.equal(first, model.get_input_embeddings()(x))
+    assert all(torch.equal(got, expected) for got, expected in zip(middle, caught, strict=False))
+    assert torch.equal(last, model.model.norm(caught[-1]))
+    assert model(x).hidden_states is None
+
+
+@EACH
 @pytest.mark.parametrize("documents", ["carry", "reset"])
 def test_padding_is_what_a_mask_or_a_document_id_says(name: str, documents: str) -> None:
     model, x, ids = model_of(name, documents), tokens(3, 13), Case(0, MIDDLE, ()).ids()

@@ -54,10 +54,22 @@ def formula(kind: str, attention: dict) -> tuple[int, int]:
         return (attention["sliding_window"]["window"] - 1) * KEYS_AND_VALUES + NUMBER, 0
     if kind == "transformer_xl":
         return attention["transformer_xl"]["cache_length"] * KEYS_AND_VALUES + NUMBER, OPEN
+    if kind == "compressive":
+        block = attention["compressive"]
+        return (block["cache_length"] + block["compressed_length"]) * KEYS_AND_VALUES + 2 * NUMBER, OPEN
+    if kind == "memorizing":
+        return attention["memorizing"]["capacity"] * KEYS_AND_VALUES + NUMBER, OPEN
     if kind == "memory":
         memory = attention["memory"]
         strengths = HEADS * SEGMENT * NUMBER if memory.get("strength") == "token" else 0
         return MEMORY[memory["kind"]], OPEN + strengths
+    if kind == "linear_attention":
+        return MEMORY["linear"], 0
+    if kind == "delta_net" and attention["delta_net"].get("rule") == "fast_weights":
+        return HEADS * 6 * D * D * NUMBER, 0  # dpfp3 makes 2 * 3 features of every number
+    if kind == "delta_net":
+        convolution = (HEADS + 2 * KEY_HEADS) * D * (attention["delta_net"]["convolution"] - 1)
+        return (HEADS * D * D + convolution) * NUMBER, 0
     raise NotImplementedError(f"write down what {kind} keeps")
 
 

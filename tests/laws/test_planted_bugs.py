@@ -5,6 +5,7 @@ import pytest
 from . import memory_laws, number_laws, stream_laws
 from . import planted_in_memories as _memories  # noqa: F401  (fills the list of bugs)
 from . import planted_in_streams as _streams  # noqa: F401
+from . import planted_in_sums as _sums  # noqa: F401
 from .planted import BUGS, Bug, Patch
 from .table import row_named
 

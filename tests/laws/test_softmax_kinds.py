@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from palimpsest.attention import Attention, SlidingWindowAttention, TransformerXLAttention
+from palimpsest.attention import Attention, AttentionSpec, SlidingWindowAttention, TransformerXLAttention
+from palimpsest.attention.kinds import exact_reach
 from palimpsest.attention.recent import Recent
 from palimpsest.attention.transformer_xl import keys_met
 from palimpsest.models import PalimpsestForCausalLM
+from palimpsest.schema import parse
 from palimpsest.testing import assert_close
 
-from .model_cases import HEAD_DIM, KEY_HEADS, SEGMENT, build, in_passes, logits, run, tokens
+from .model_cases import HEAD_DIM, KEY_HEADS, SEGMENT, UNUSED, build, in_passes, logits, run, tokens
 
 LENGTH = 19
 
@@ -161,3 +163,28 @@ def test_the_store_keeps_the_last_tokens_of_every_row() -> None:
 def test_operations_count_the_keys_that_are_met(length: int, cache_length: int) -> None:
     seen = Cached(cache_length, length).seen
     assert keys_met(length, SEGMENT, cache_length) == pytest.approx(float(seen.sum()) / length)
+
+
+@pytest.mark.parametrize(
+    ("attention", "layers", "reach"),
+    [
+        ({"pattern": "full"}, 3, None),
+        ({"pattern": ["memory", "full"]}, 2, None),
+        ({"pattern": "segment_local"}, 3, 4),
+        ({"memory": {"kind": "ridge"}}, 3, 4),
+        ({"pattern": "sliding_window", "sliding_window": {"window": 5}}, 3, 13),
+        ({"pattern": "transformer_xl"}, 2, 12),
+        ({"pattern": ["segment_local", "sliding_window"], "sliding_window": {"window": 3}}, 2, 4),
+        ({"pattern": ["sliding_window", "segment_local"], "sliding_window": {"window": 3}}, 2, 6),
+    ],
+)
+def test_reach_of_exact_attention(attention: dict[str, Any], layers: int, reach: int | None) -> None:
+    spec = parse(AttentionSpec, attention | {"segment_length": SEGMENT}, "attention")
+    assert exact_reach(spec, layers) == reach
+    if reach is not None and "memory" not in attention:  # the last of 16 tokens, which ends a segment
+        model = build(attention, num_hidden_layers=layers)
+        x = tokens(1, 16)
+        changed = x.repeat(16, 1)
+        changed.fill_diagonal_(UNUSED)
+        effect = (logits(model, changed)[:, -1] - logits(model, x)[:, -1]).abs().amax(1)
+        assert (effect > 1e-9).tolist() == [place >= 16 - reach for place in range(16)]

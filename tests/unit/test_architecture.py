@@ -40,8 +40,9 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 8
 
 OPEN_KEYWORDS = {
     ("models/modeling.py", "forward"),
+    ("models/modeling.py", "from_pretrained"),
     ("models/configuration.py", "__post_init__"),
-    ("attention/segment_local.py", "update"),
+    ("attention/cache.py", "update"),
 }
 """Functions that transformers calls, with whatever keywords it has."""
 
@@ -116,7 +117,7 @@ def test_every_part_has_a_place() -> None:
 def test_imports_go_one_way(path: Path) -> None:
     importer = part_of(path)
     if importer == "__init__":
-        assert [name for name, _ in ours(path)] == ["models", "models"]  # for type checkers; see test_public_api.py
+        assert [name for name, _ in ours(path)] == ["models"] * 3  # for type checkers; see test_public_api.py
         return
     wrong = [
         f"{name_of(path)}:{line} imports palimpsest.{part}"

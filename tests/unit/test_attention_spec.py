@@ -7,10 +7,29 @@ from hypothesis import strategies as st
 from torch.nn.functional import softplus
 
 from palimpsest.attention import AttentionSpec, FullAttention, MemoryAttention, SegmentLocalAttention
-from palimpsest.attention.memories import DeltaSpec, LinearSpec, RidgeSpec
+from palimpsest.attention.memories import (
+    AssociativeSpec,
+    DecayedRidgeSpec,
+    DeltaSpec,
+    HebbianSpec,
+    LinearSpec,
+    MemoryRule,
+    RidgeSpec,
+    TokenDeltaSpec,
+)
 from palimpsest.attention.spec import GateSpec
 from palimpsest.errors import InputError
-from palimpsest.memory import DeltaMemory, LinearMemory, RidgeMemory, RidgeRootMemory
+from palimpsest.memory import (
+    FEATURE_MAPS,
+    AssociativeMemory,
+    DecayedRidgeMemory,
+    DeltaMemory,
+    HebbianMemory,
+    LinearMemory,
+    RidgeMemory,
+    RidgeRootMemory,
+    TokenDeltaMemory,
+)
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.testing import assert_close
 
@@ -29,6 +48,12 @@ def config(attention: object = None, **fields: object) -> PalimpsestConfig:
     return PalimpsestConfig(**(SIZES | fields), attention=attention)
 
 
+KINDS = "linear, delta, ridge, hebbian, decayed_ridge, token_delta, associative"
+DIVIDES = (
+    "'memory.features': should be features that are never negative, for reads divide by a sum of them; "
+    "the memories hebbian and ridge take any (got '{}')."
+)
+
 WRONG = {
     "segment_lenght": ({"segment_lenght": 8}, "unknown key 'segment_lenght'. Did you mean 'segment_length'?"),
     "patern": ({"patern": ["full"]}, "unknown key 'patern'. Did you mean 'pattern'?"),
@@ -43,19 +68,19 @@ WRONG = {
     "memory kind": ({"memory": {"kind": "detla"}}, "unknown value 'detla' of 'memory.kind'. Did you mean 'delta'?"),
     "memory kind unlike any": (
         {"memory": {"kind": "titans"}},
-        "unknown value 'titans' of 'memory.kind'. Known: delta, linear, ridge.",
+        f"unknown value 'titans' of 'memory.kind'. Known: {', '.join(sorted(KINDS.split(', ')))}.",
     ),
     "memory without kind": (
         {"memory": {"features": "elu1"}},
-        "missing key 'memory.kind', one of linear, delta, ridge.",
+        f"missing key 'memory.kind', one of {KINDS}.",
     ),
     "memory by name": (
         {"memory": "ridge"},
-        "'memory': should be a mapping with the key 'kind' (one of linear, delta, ridge) (got 'ridge').",
+        f"'memory': should be a mapping with the key 'kind' (one of {KINDS}) (got 'ridge').",
     ),
     "key of another memory": (
         {"memory": {"kind": "linear", "ridge": 1.0}},
-        "unknown key 'memory.ridge' of kind 'linear'. Known: features, kind.",
+        "unknown key 'memory.ridge' of kind 'linear'. Known: features, kind, strength.",
     ),
     "normalizer": (
         {"memory": {"kind": "delta", "normalizer": "inclusive"}},
@@ -68,6 +93,38 @@ WRONG = {
     "features": (
         {"memory": {"kind": "linear", "features": "relu"}},
         "unknown value 'relu' of 'memory.features'. Did you mean 'elu1'?",
+    ),
+    "features of two words": (
+        {"memory": {"kind": "ridge", "features": "elu1_centered"}},
+        "unknown value 'elu1_centered' of 'memory.features'. Did you mean 'elu1_centred'?",
+    ),
+    "features no text": (
+        {"memory": {"kind": "ridge", "features": 1}},
+        "'memory.features': should be text (got 1).",
+    ),
+    "features unlike any": (
+        {"memory": {"kind": "hebbian", "features": "?"}},
+        f"unknown value '?' of 'memory.features'. Known: {', '.join(sorted(FEATURE_MAPS))}.",
+    ),
+    "signed features in linear": (
+        {"memory": {"kind": "linear", "features": "identity_l2"}},
+        DIVIDES.format("identity_l2"),
+    ),
+    "signed features in delta": (
+        {"memory": {"kind": "delta", "features": "elu1_centred"}},
+        DIVIDES.format("elu1_centred"),
+    ),
+    "signed features in associative": (
+        {"memory": {"kind": "associative", "features": "dpfp2_centred_l2"}},
+        DIVIDES.format("dpfp2_centred_l2"),
+    ),
+    "strength": (
+        {"memory": {"kind": "ridge", "strength": "tokens"}},
+        "unknown value 'tokens' of 'memory.strength'. Did you mean 'token'?",
+    ),
+    "half_life": (
+        {"memory": {"kind": "decayed_ridge", "half_life": 0}},
+        "'memory.half_life': should be greater than 0 (got 0).",
     ),
     "ridge": (
         {"memory": {"kind": "ridge", "ridge": 0}},
@@ -88,8 +145,7 @@ WRONG = {
     "documents": ({"documents": "rest"}, "unknown value 'rest' of 'documents'. Did you mean 'reset'?"),
     "no mapping": (
         "memory",
-        "expected a mapping with keys among documents, first_segment, gate, memory, pattern, segment_length, "
-        "got 'memory'.",
+        f"expected a mapping with keys among {', '.join(sorted(AttentionSpec.model_fields))}, got 'memory'.",
     ),
 }
 
@@ -125,7 +181,7 @@ def test_defaults_are_filled_in_and_saved() -> None:
     assert config().attention == {
         "pattern": ["memory"],
         "segment_length": 1024,
-        "memory": {"kind": "linear", "features": "elu1"},
+        "memory": {"kind": "linear", "features": "elu1", "strength": "one"},
         "gate": {"kind": "sigmoid", "init": 0.0},
         "first_segment": "gated",
         "documents": "carry",
@@ -133,6 +189,7 @@ def test_defaults_are_filled_in_and_saved() -> None:
     assert config({"memory": {"kind": "ridge"}}).attention["memory"] == {
         "kind": "ridge",
         "features": "elu1",
+        "strength": "one",
         "ridge": 1.0,
         "form": "normal",
     }
@@ -143,10 +200,21 @@ GATES = st.builds(
     kind=st.sampled_from(["sigmoid", "hard_sigmoid", "token"]),
     init=st.floats(-9, 9, allow_nan=False),
 )
+FEATURES = st.sampled_from(sorted(FEATURE_MAPS))
+UNSIGNED = FEATURES.filter(lambda name: not FEATURE_MAPS[name].signed)
+STRENGTH = st.sampled_from(["one", "token"])
 MEMORIES = st.one_of(
-    st.just(LinearSpec()),
-    st.builds(DeltaSpec, normaliser=st.sampled_from(["exclusive", "inclusive"])),
-    st.builds(RidgeSpec, ridge=st.floats(1e-3, 1e3), form=st.sampled_from(["normal", "square_root"])),
+    st.builds(LinearSpec, features=UNSIGNED, strength=STRENGTH),
+    st.builds(DeltaSpec, features=UNSIGNED, normaliser=st.sampled_from(["exclusive", "inclusive"])),
+    st.builds(
+        RidgeSpec,
+        features=FEATURES,
+        ridge=st.floats(1e-3, 1e3),
+        form=st.sampled_from(["normal", "square_root"]),
+        strength=STRENGTH,
+    ),
+    st.builds(HebbianSpec, features=FEATURES, strength=STRENGTH),
+    st.builds(DecayedRidgeSpec, features=FEATURES, half_life=st.floats(1e-3, 1e6)),
 )
 SPECS = st.builds(
     AttentionSpec,
@@ -180,12 +248,17 @@ def test_the_pattern_repeats_over_the_layers() -> None:
         (DeltaSpec(normaliser="inclusive"), DeltaMemory),
         (RidgeSpec(), RidgeMemory),
         (RidgeSpec(form="square_root"), RidgeRootMemory),
+        (HebbianSpec(), HebbianMemory),
+        (DecayedRidgeSpec(), DecayedRidgeMemory),
+        (TokenDeltaSpec(), TokenDeltaMemory),
+        (AssociativeSpec(), AssociativeMemory),
     ],
 )
-def test_a_spec_builds_its_memory(spec: LinearSpec | DeltaSpec | RidgeSpec, kind: type) -> None:
+def test_a_spec_builds_its_memory(spec: MemoryRule, kind: type) -> None:
     learned = {name: torch.full((2,), value) for name, value in spec.learned().items()}
     memory = spec.build(learned)
     assert type(memory) is kind
+    assert vars(memory)["features"] == FEATURE_MAPS[spec.features]
     if isinstance(memory, DeltaMemory):
         assert memory.normaliser == "inclusive"
 
@@ -195,3 +268,13 @@ def test_softplus_of_the_learned_value_is_lambda(ridge: float) -> None:
     raw = RidgeSpec(ridge=ridge).learned()["ridge"]
     got = softplus(torch.tensor([raw], dtype=torch.float64))
     assert_close("lambda", got, torch.tensor([ridge], dtype=torch.float64))
+
+
+@given(half_life=st.floats(1e-2, 1e9), tokens=st.floats(0.0, 1e9))
+def test_half_is_forgotten_after_the_half_life(half_life: float, tokens: float) -> None:
+    spec = DecayedRidgeSpec(half_life=half_life)
+    learned = {name: torch.tensor([value], dtype=torch.float64) for name, value in spec.learned().items()}
+    memory = spec.build(learned)
+    assert isinstance(memory, DecayedRidgeMemory)
+    faded = (tokens * torch.as_tensor(memory.log_decay)).exp()
+    assert_close("a^tokens", faded, torch.tensor([0.5 ** (tokens / half_life)], dtype=torch.float64), magnitude=1.0)

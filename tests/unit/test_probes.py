@@ -5,21 +5,28 @@ import torch
 
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
-from palimpsest.probes import INTERVENTIONS, intervene, memory_layers, override_gates, swap, zero
+from palimpsest.probes import (
+    INTERVENTIONS,
+    applicable,
+    gated_layers,
+    intervene,
+    memory_layers,
+    override_gates,
+    swap,
+    zero,
+)
 
 SEGMENT = 4
 
 
-@pytest.fixture(params=["linear", "delta", "ridge", "ridge, square root"])
-def model(request):
-    kind, _, root = request.param.partition(", ")
+def build(attention):
     config = PalimpsestConfig(
         vocab_size=17,
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        attention={"segment_length": SEGMENT, "memory": {"kind": kind} | ({"form": "square_root"} if root else {})},
+        attention={"segment_length": SEGMENT} | attention,
     )
     generator = torch.Generator().manual_seed(0)
     model = PalimpsestForCausalLM(config).double().eval()
@@ -27,6 +34,21 @@ def model(request):
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
     return model
+
+
+@pytest.fixture(params=["linear", "delta", "ridge", "ridge, square root"])
+def model(request):
+    kind, _, root = request.param.partition(", ")
+    return build({"memory": {"kind": kind} | ({"form": "square_root"} if root else {})})
+
+
+STORES = {"transformer_xl": {"cache_length": 6}}
+"""Kinds that keep more of closed segments than a memory's matrices."""
+
+
+@pytest.fixture(params=STORES)
+def store(request):
+    return build({"pattern": request.param, request.param: STORES[request.param]})
 
 
 @pytest.fixture
@@ -57,6 +79,26 @@ def test_zero_equals_a_stream_that_begins_with_the_last_segment(model, tokens):
     with torch.no_grad():
         expected = model(tokens[:, -SEGMENT:]).logits
     torch.testing.assert_close(logits_of_last_segment(model, tokens, "zero"), expected, atol=1e-10, rtol=0)
+
+
+def test_stores_of_earlier_segments_are_swapped_and_emptied_too(store, tokens):
+    test_swap_reads_the_memory_of_the_next_row_and_nothing_else_of_it(store, tokens)
+    test_zero_equals_a_stream_that_begins_with_the_last_segment(store, tokens)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "possible"),
+    [
+        (["full", "segment_local", "sliding_window"], ()),
+        (["transformer_xl", "full"], ("swap", "zero")),
+        (["full", "memory"], ("swap", "zero", "gate_closed")),
+    ],
+)
+def test_interventions_are_made_where_they_can_change_something(pattern, possible):
+    assert applicable(["swap", "zero", "gate_closed"], pattern) == possible
+    model = build({"pattern": pattern[:2]})
+    assert bool(memory_layers(model)) == ("zero" in possible)
+    assert bool(gated_layers(model)) == ("gate_closed" in possible)
 
 
 def test_closed_gates_hide_the_memory(model, tokens):

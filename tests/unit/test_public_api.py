@@ -84,6 +84,9 @@ SIGNATURES = {
     "init": ["batch", "heads", "d_k", "d_v", "*dtype", "*device"],
     "read": ["state", "q"],
     "write": ["state", "k", "v", "*keep", "*strength"],
+    "matrix": ["state"],
+    "denominators": ["state", "q"],
+    "prefixes": ["state", "k", "v", "keep", "reset", "strength"],
     "scan": ["memory", "q", "k", "v", "*segment_length", "*state", "*keep", "*document_ids", "*strength"],
 }
 
@@ -98,10 +101,17 @@ def parameters(function: object) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["LinearMemory", "DeltaMemory", "RidgeMemory", "RidgeRootMemory"])
-@pytest.mark.parametrize("method", ["init", "read", "write"])
-def test_memories_have_the_three_functions(kind: str, method: str) -> None:
+@pytest.mark.parametrize("kind", [name for name in memory.__all__ if name.endswith("Memory") and name != "Memory"])
+@pytest.mark.parametrize("method", ["init", "read", "write", "matrix", "denominators"])
+def test_memories_have_the_functions_of_the_protocol(kind: str, method: str) -> None:
     assert parameters(getattr(getattr(memory, kind)(), method)) == SIGNATURES[method]
+
+
+def test_all_prefixes_take_the_same() -> None:
+    kinds = [getattr(memory, name) for name in memory.__all__ if hasattr(getattr(memory, name), "prefixes")]
+    assert len(kinds) >= 5
+    for kind in kinds:
+        assert parameters(kind().prefixes) == SIGNATURES["prefixes"]
 
 
 @pytest.mark.parametrize("form", ["scan", "parallel"])

@@ -34,7 +34,7 @@ def seen_by_the_first_layer(model, ids):
         projection(hidden).unflatten(-1, (2, 8)).transpose(1, 2)
         for projection in (block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
     )
-    memory = block.self_attn.spec.memory.build(dict(block.self_attn.memory.items()))
+    memory = block.self_attn.build_memory()
     written = slice(None, 2 * SEGMENT)
     _, state = scan(memory, q[:, :, written], k[:, :, written], v[:, :, written], segment_length=SEGMENT)
     return memory, state, q[:, :, 2 * SEGMENT :]
@@ -52,6 +52,15 @@ def test_normalised_memories_are_described(kind, padding):
     assert described.memory_norm == pytest.approx(state.matrix.norm(dim=(-2, -1))[0].tolist(), rel=1e-4)
     assert described.normaliser_min == pytest.approx(read.amin(-1)[0].tolist(), rel=1e-4)
     assert described.normaliser_max == pytest.approx(read.amax(-1)[0].tolist(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_memory_that_divides_by_nothing_has_no_range_of_denominators():
+    model = network(memory={"kind": "hebbian"})
+    described = layer_metrics(model, batch())[0]
+    _, state, _ = seen_by_the_first_layer(model, batch().input_ids[:1])
+    assert described.memory_norm == pytest.approx(state.matrix.norm(dim=(-2, -1))[0].tolist(), rel=1e-4)
+    assert described.normaliser_min == described.normaliser_max == ()
 
 
 @pytest.mark.parametrize("form", ["normal", "square_root"])

@@ -82,6 +82,11 @@ class Attention(nn.Module, ABC):
         return 0
 
     @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token that the token at this place attends to exactly, not through a summary: itself."""
+        return at
+
+    @classmethod
     def cache_layer(cls, sizes: Sizes, spec: AttentionSpec) -> CacheLayerMixin:
         """Return an empty cache for a layer of this kind."""
         empty = cls.empty(sizes, spec, 1, torch.float32, torch.device("meta"))

@@ -90,6 +90,11 @@ class FullAttention(Attention):
         return FullCacheLayer()
 
     @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token."""
+        return 0
+
+    @classmethod
     def empty(
         cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device
     ) -> tuple | None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticKnownError
@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from palimpsest.memory import (
     FEATURE_MAPS,
+    AssociativeMemory,
     DecayedRidgeMemory,
     DeltaMemory,
     HebbianMemory,
@@ -18,6 +19,7 @@ from palimpsest.memory import (
     Memory,
     RidgeMemory,
     RidgeRootMemory,
+    TokenDeltaMemory,
 )
 from palimpsest.schema import Closed
 
@@ -38,10 +40,21 @@ def _never_negative(name: str) -> str:
     return name
 
 
+def _at_most_one(name: str) -> str:
+    if not name.endswith(("_l2", "_sum")) and not name.startswith("softmax"):
+        raise ValueError(
+            "should be features of norm at most one, for a token-wise delta rule grows without bound on longer ones: "
+            "their names end in _l2 or _sum, or begin with softmax"
+        )
+    return name
+
+
 Features = Annotated[str, AfterValidator(_known)]
 """The name of a feature map."""
 UnsignedFeatures = Annotated[Features, AfterValidator(_never_negative)]
 """The name of a feature map whose features are never negative."""
+ShortFeatures = Annotated[Features, AfterValidator(_at_most_one)]
+"""The name of a feature map whose features have a norm of at most one."""
 
 
 class MemoryRule(Closed, ABC):
@@ -51,7 +64,10 @@ class MemoryRule(Closed, ABC):
         features: the feature map of keys and queries.
         strength: how much of each token is written: ``one``, all of it; ``token``, the sigmoid of a learned projection
             of the token, per head (the beta of Schlag et al. 2021).
+        keeps: how many numbers a head keeps, as a formula in F features and the size d of a value.
     """
+
+    keeps: ClassVar[str]
 
     features: Features = "elu1"
     strength: Literal["one", "token"] = "one"
@@ -79,6 +95,8 @@ class MemoryRule(Closed, ABC):
 class LinearSpec(MemoryRule):
     """``LinearMemory``."""
 
+    keeps: ClassVar[str] = "F d + F"
+
     kind: Literal["linear"] = "linear"
     features: UnsignedFeatures = "elu1"
 
@@ -94,6 +112,8 @@ class LinearSpec(MemoryRule):
 
 class DeltaSpec(MemoryRule):
     """``DeltaMemory``."""
+
+    keeps: ClassVar[str] = "F d + F"
 
     kind: Literal["delta"] = "delta"
     features: UnsignedFeatures = "elu1"
@@ -111,6 +131,8 @@ class DeltaSpec(MemoryRule):
 
 class RidgeSpec(MemoryRule):
     """``RidgeMemory``, or ``RidgeRootMemory`` with ``form: square_root``; ``ridge`` is lambda at initialisation."""
+
+    keeps: ClassVar[str] = "F F + F d"
 
     kind: Literal["ridge"] = "ridge"
     ridge: float = Field(default=1.0, gt=0.0)
@@ -137,6 +159,8 @@ class RidgeSpec(MemoryRule):
 class HebbianSpec(MemoryRule):
     """``HebbianMemory``: without a normaliser, for features that may be negative."""
 
+    keeps: ClassVar[str] = "F d"
+
     kind: Literal["hebbian"] = "hebbian"
     features: Features = "identity_l2"
 
@@ -156,6 +180,8 @@ class DecayedRidgeSpec(MemoryRule):
         ridge: lambda at initialisation.
         half_life: after how many tokens what was written counts for half, at initialisation.
     """
+
+    keeps: ClassVar[str] = "F F + F d"
 
     kind: Literal["decayed_ridge"] = "decayed_ridge"
     ridge: float = Field(default=1.0, gt=0.0)
@@ -178,6 +204,58 @@ class DecayedRidgeSpec(MemoryRule):
         return _ridge_flops(self.width(size), size, segment_length)
 
 
+class TokenDeltaSpec(MemoryRule):
+    """``TokenDeltaMemory``.
+
+    Attributes:
+        half_life: after how many tokens what was written counts for half, at initialisation; None: it does not fade.
+    """
+
+    keeps: ClassVar[str] = "F d"
+
+    kind: Literal["token_delta"] = "token_delta"
+    features: ShortFeatures = "identity_l2"
+    strength: Literal["one", "token"] = "token"
+    half_life: float | None = Field(default=None, gt=0.0)
+
+    def learned(self) -> dict[str, float]:
+        """Return the initial value of the raw decay, if there is one: softplus of it is -log a, log 2 / half_life."""
+        return {} if self.half_life is None else {"decay": inverse_softplus(math.log(2.0) / self.half_life)}
+
+    def build(self, learned: dict[str, Tensor]) -> Memory:
+        """Return the memory for the learned raw decays ``[H]``, if there are any."""
+        log_decay = None if self.half_life is None else -softplus(learned["decay"])
+        return TokenDeltaMemory(FEATURE_MAPS[self.features], log_decay)
+
+    def flops(self, size: int, segment_length: float) -> float:
+        """Return 6 F d + N (2 F + d).
+
+        Read phi(q) M; write what the memory answers already, phi(k) M, and phi(k)^T U. U solves a triangular system
+        of N x N: phi(K) phi(K)^T and the substitution, once per segment, are N parts per token.
+        """
+        width = self.width(size)
+        return 6 * width * size + segment_length * (2 * width + size)
+
+
+class AssociativeSpec(MemoryRule):
+    """``AssociativeMemory``."""
+
+    keeps: ClassVar[str] = "F d + F"
+
+    kind: Literal["associative"] = "associative"
+    features: UnsignedFeatures = "dpfp3_l2"
+    strength: Literal["one", "token"] = "token"
+
+    def build(self, learned: dict[str, Tensor]) -> Memory:
+        """Return the memory."""
+        return AssociativeMemory(FEATURE_MAPS[self.features])
+
+    def flops(self, size: int, segment_length: float) -> float:
+        """Return 6 F d + 6 F: delta, and phi(k) z once more, for gamma."""
+        width = self.width(size)
+        return 6 * width * size + 6 * width
+
+
 def inverse_softplus(value: float) -> float:
     """Return the x for which softplus(x) is this positive value."""
     return value + math.log(-math.expm1(-value))
@@ -188,4 +266,7 @@ def _ridge_flops(width: int, size: int, segment_length: float) -> float:
     return 2 * width * width + 4 * width * size + per_segment / segment_length
 
 
-MemorySpec = Annotated[LinearSpec | DeltaSpec | RidgeSpec | HebbianSpec | DecayedRidgeSpec, Field(discriminator="kind")]
+MemorySpec = Annotated[
+    LinearSpec | DeltaSpec | RidgeSpec | HebbianSpec | DecayedRidgeSpec | TokenDeltaSpec | AssociativeSpec,
+    Field(discriminator="kind"),
+]

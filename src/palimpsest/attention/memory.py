@@ -6,7 +6,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 
 from palimpsest.attention.base import Facts, causal_pairs, expand_heads, softmax_flops
 from palimpsest.attention.cache import SegmentCacheLayer
-from palimpsest.attention.gate import Gate
+from palimpsest.attention.gated import GatedAttention
 from palimpsest.attention.segments import (
     Segments,
     close_step,
@@ -46,14 +46,11 @@ class WriteStrength(nn.Module):
         return nn.functional.linear(hidden, self.weight, self.bias).mT.sigmoid()
 
 
-class MemoryAttention(SegmentStateAttention):
+class MemoryAttention(GatedAttention, SegmentStateAttention):
     """out = g * memory(q) + (1 - g) * local(q, k, v)  (arXiv 2404.07143, equations 7 to 10).
 
     The memory reads and writes un-rotated q and k; local attention rotates them by their place in the segment. Grouped
     keys and values are repeated to the query heads before the write.
-
-    Attributes:
-        gate_override: a value that replaces every gate, None in ordinary use.
     """
 
     facts = Facts(
@@ -62,10 +59,8 @@ class MemoryAttention(SegmentStateAttention):
 
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
         super().__init__(config, spec, layer)
-        self.gate = Gate(spec.gate, self.heads, config.hidden_size)
         self.memory = LearnedQuantities(spec.memory.learned(), self.heads)
         self.strength = WriteStrength(self.heads, config.hidden_size) if spec.memory.strength == "token" else None
-        self.gate_override: float | None = None
 
     def attend(
         self, hidden: Tensor, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: object | None
@@ -80,18 +75,11 @@ class MemoryAttention(SegmentStateAttention):
             else:
                 segments = fold_segments(q, k, v, stream, layer, strength)
                 read, local = self._read_segments(segments, stream, layer)
-        return self._mix(hidden, read, local, stream), None
+        return self.mix(hidden, read, local, stream), None
 
     def build_memory(self) -> Memory:
         """Return the memory with what has been learned."""
         return self.spec.memory.build(dict(self.memory.items()))
-
-    def _mix(self, hidden: Tensor, read: Tensor, local: Tensor, stream: Stream) -> Tensor:
-        gate = self.gate(hidden) if self.gate_override is None else local.new_tensor(self.gate_override)
-        if self.spec.first_segment == "local":
-            gate = torch.where(stream.unwritten, 0.0, gate)
-        gate = gate.to(local.dtype)
-        return gate * read + (1.0 - gate) * local
 
     def _read_segments(
         self, segments: Segments, stream: Stream, cache: SegmentCacheLayer | None
@@ -150,6 +138,11 @@ class MemoryAttention(SegmentStateAttention):
     def places(cls, spec: AttentionSpec) -> int:
         """Return the places within a segment."""
         return spec.segment_length
+
+    @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token of the segment."""
+        return at - at % spec.segment_length
 
     @classmethod
     def empty(cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device) -> tuple:

@@ -49,6 +49,11 @@ class SegmentLocalAttention(Attention):
         return SegmentCacheLayer()
 
     @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token of the segment."""
+        return at - at % spec.segment_length
+
+    @classmethod
     def empty(
         cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device
     ) -> tuple | None:

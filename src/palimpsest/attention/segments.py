@@ -55,7 +55,7 @@ def local_attention(segments: Segments, stream: Stream) -> Tensor:
         for x in (rotate(segments.q, rotary), rotate(segments.k, rotary), segments.v)
     )
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return out.unflatten(0, (-1, stream.layout.segments)).transpose(1, 2)
+    return out.unflatten(0, (-1, segments.q.shape[2])).transpose(1, 2)
 
 
 def store_open_segment(segments: Segments, stream: Stream, cache: SegmentCacheLayer) -> None:

@@ -92,8 +92,14 @@ class SegmentwiseAttention(SegmentStateAttention):
         ``whole`` is ``[B]`` bool: a row whose segment is not complete keeps its state.
         """
 
-    def own_loss(self, state: tuple, q: Tensor, whole: Tensor) -> Tensor | None:
-        """Return the layer's own loss for a segment of queries that is about to be written, or None; in training."""
+    def own_loss(self, state: tuple, q: Tensor, k: Tensor, v: Tensor, whole: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the layer's own loss for a segment that is about to be written, in training; None if it has none.
+
+        The arguments are those of ``write``, and un-rotated queries ``[B, H, N, D]``.
+
+        Returns:
+            The loss of every row ``[B]``, and ``[B]`` bool, the rows that have one.
+        """
         return None
 
     def attend(
@@ -110,7 +116,7 @@ class SegmentwiseAttention(SegmentStateAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Process a pass of any length."""
         segments = fold_segments(q, k, v, stream, cache)
-        empty = self._empty(q, k)
+        empty = self._empty(q, k, cache)
         state = empty if cache is None or cache.state is None else cache.state
         reset, slots = stream.layout.reset, torch.arange(stream.segment_length, device=q.device)[None]
         outs, losses = [], []
@@ -120,19 +126,19 @@ class SegmentwiseAttention(SegmentStateAttention):
             state = self.probed(state, empty, stream, s)
             outs.append(self.attend_segment(q_s, k_s, v_s, state, slots, stream))
             whole = stream.whole(s)
-            losses.append(self.own_loss(state, q_s, whole) if self.training else None)
+            losses.append(self.own_loss(state, q_s, k_s, v_s, whole) if self.training else None)
             state = self.write(state, k_s, v_s, whole)
         if cache is not None:
             cache.keep(state)
             store_open_segment(segments, stream, cache)
         told = [loss for loss in losses if loss is not None]
-        return stream.layout.unfold(torch.stack(outs, 2)), torch.stack(told).mean() if told else None
+        return stream.layout.unfold(torch.stack(outs, 2)), mean_of_rows(told) if told else None
 
     def _step(self, q: Tensor, k: Tensor, v: Tensor, stream: Stream, cache: SegmentCacheLayer) -> Tensor:
         """Process one token per row after a cache."""
         assert stream.fill is not None
         opened = step_segment(Segments(q, k, v), stream, cache)
-        empty = self._empty(q, k)
+        empty = self._empty(q, k, cache)
         state = self.probed(empty if cache.state is None else cache.state, empty, stream, 0)
         out = self.attend_segment(q, opened.k, opened.v, state, stream.fill[:, None], stream)
         if stream.completes:
@@ -141,7 +147,19 @@ class SegmentwiseAttention(SegmentStateAttention):
         close_step(opened, stream, cache)
         return out
 
-    def _empty(self, q: Tensor, k: Tensor) -> tuple:
+    def _empty(self, q: Tensor, k: Tensor, cache: SegmentCacheLayer | None) -> tuple:
+        """Return the state before the first token of a pass with these queries and keys."""
         empty = self.empty(self.sizes, self.spec, q.shape[0], k.dtype, q.device)
         assert empty is not None  # a kind without a state is not segmentwise
         return empty
+
+
+def mean_of_rows(losses: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the mean over rows of each row's mean over the segments that have a loss; see ``own_loss``.
+
+    A row in which no segment has one counts as zero. So the mean over a batch is that of its parts, weighted by their
+    rows, however it is divided.
+    """
+    values, there = (torch.stack(x) for x in zip(*losses, strict=True))
+    rows = torch.where(there, values, 0.0).sum(0) / there.sum(0).clamp_min(1)
+    return rows.mean()

@@ -54,6 +54,11 @@ class SlidingWindowAttention(ChunkwiseAttention):
         return out, state.push(k, v, tokens)
 
     @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token of the window."""
+        return max(0, at - window_of(spec) + 1)
+
+    @classmethod
     def empty(cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device) -> Recent:
         """Return W - 1 empty places."""
         return Recent.empty(batch, sizes.key_heads, window_of(spec) - 1, sizes.head, dtype=dtype, device=device)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from palimpsest.attention.memories import Features, LinearSpec, MemorySpec
+from palimpsest.attention.memories import Features, LinearSpec, MemorySpec, UnsignedFeatures
 from palimpsest.schema import Closed
 
 Kind = Literal[
@@ -73,8 +73,24 @@ class MemorizingSpec(Closed):
 class LinearAttentionSpec(Closed):
     """``LinearAttention`` (arXiv 2006.16236): token-level, computed in chunks of ``chunk_length``."""
 
-    features: Features = "elu1"
+    features: UnsignedFeatures = "elu1"
     chunk_length: Count = 64
+
+
+def _of_norm_one_at_most(name: str) -> str:
+    if name != "softmax" and not name.endswith(("_sum", "_l2")):
+        raise ValueError(
+            "should be features with a sum or a norm of one ('softmax', or names in '_sum' or '_l2'), for on larger "
+            "ones a delta rule can diverge"
+        )
+    return name
+
+
+RULE_DEFAULTS: dict[str, dict[str, str | int]] = {
+    "fast_weights": {"features": "dpfp3_sum"},
+    "gated": {"convolution": 4},
+}
+"""What each rule of ``DeltaNetSpec`` has to choose, and what it is unless chosen."""
 
 
 class DeltaNetSpec(Closed):
@@ -84,15 +100,33 @@ class DeltaNetSpec(Closed):
         rule: ``fast_weights`` (Schlag et al. 2021, arXiv 2102.11174): sum-normalised features, a learned write
             strength; ``gated`` (arXiv 2412.06464): short convolutions, SiLU, L2-normalised queries and keys, learned
             write strength and decay, and a gated norm of what is read.
-        features: the feature map of ``fast_weights``.
-        convolution: tokens under the short convolution of ``gated``.
+        features: the feature map of ``fast_weights``, whose features have a sum or a norm of one; None with ``gated``.
+        convolution: tokens under the short convolution of ``gated``, the token itself included, so that 1 is none;
+            None with ``fast_weights``.
         chunk_length: tokens that are computed at once.
     """
 
     rule: Literal["fast_weights", "gated"] = "gated"
-    features: Features = "elu1"
-    convolution: Count = 4
+    features: Annotated[Features, AfterValidator(_of_norm_one_at_most)] | None = None
+    convolution: Count | None = None
     chunk_length: Count = 64
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_what_the_rule_has(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        rule = value.get("rule", "gated")
+        defaults = RULE_DEFAULTS.get(rule, {}) if isinstance(rule, str) else {}
+        return dict(value) | {key: default for key, default in defaults.items() if value.get(key) is None}
+
+    @model_validator(mode="after")
+    def _nothing_of_the_other_rule(self) -> Self:
+        for rule, its in RULE_DEFAULTS.items():
+            for key in its:
+                if rule != self.rule and getattr(self, key) is not None:
+                    raise ValueError(f"'{key}' is for the rule '{rule}', not for '{self.rule}'")
+        return self
 
 
 class AttentionSpec(Closed):
@@ -168,6 +202,12 @@ class AttentionSpec(Closed):
                 f"'memorizing.top_k' ({block.top_k}) must not be above 'memorizing.capacity' ({block.capacity})"
             )
         return self
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether a layer adds a loss of its own, of all tokens that it is given: padding must be told from them."""
+        block = self.compressive
+        return block is not None and block.compression == "convolution" and block.reconstruction > 0
 
     def kind(self, layer: int) -> Kind:
         """Return the kind of a layer."""

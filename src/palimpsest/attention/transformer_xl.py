@@ -38,6 +38,11 @@ class TransformerXLAttention(SegmentwiseAttention):
         return cache_length_of(spec) + spec.segment_length
 
     @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token of the cache."""
+        return max(0, at - at % spec.segment_length - cache_length_of(spec))
+
+    @classmethod
     def empty(cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device) -> Recent:
         """Return M empty places."""
         return Recent.empty(batch, sizes.key_heads, cache_length_of(spec), sizes.head, dtype=dtype, device=device)

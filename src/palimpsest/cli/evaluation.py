@@ -9,7 +9,7 @@ from typing import NamedTuple
 from palimpsest.cli.console import progress
 from palimpsest.data import load_tokenizer
 from palimpsest.errors import InputError
-from palimpsest.probes import memory_layers
+from palimpsest.probes import applicable
 from palimpsest.records import ItemRecord, write_jsonl
 from palimpsest.schema import parse
 from palimpsest.study.evaluate import Subject, evaluate_passkey, passkey_items
@@ -77,8 +77,13 @@ def evaluate(checkpoint: Checkpoint, wanted: Grid, out: Path) -> tuple[list[Item
         InputError: lengths or depths that cannot be had, interventions on a model without a memory, one item to swap.
     """
     subject, spec = checkpoint.subject, passkey_spec(checkpoint.recipe)
-    if wanted.interventions and not memory_layers(subject.model):
-        raise InputError(f"The model '{subject.arm}' has no memory layer, so there is nothing to intervene on.")
+    pattern = subject.model.config.attention_spec.pattern
+    idle = [name for name in wanted.interventions if not applicable([name], pattern)]
+    if idle:
+        raise InputError(
+            f"The model '{subject.arm}' has no layer on which {' or '.join(idle)} would change anything; "
+            f"its layers are of kind {', '.join(dict.fromkeys(pattern))}."
+        )
     longest = max(wanted.lengths, default=spec.max_length)
     task = Passkey(
         spec.model_copy(update={"max_length": max(spec.max_length, longest)}),

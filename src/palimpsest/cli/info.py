@@ -2,17 +2,17 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from palimpsest.attention.kinds import KINDS
 from palimpsest.attention.sizes import Sizes
-from palimpsest.attention.spec import AttentionSpec
 from palimpsest.data import TokenizerSpec, load_tokenizer, open_corpus
 from palimpsest.data.tokenizer import vocabulary_size
 from palimpsest.errors import InputError
-from palimpsest.memory import state_bytes
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
+from palimpsest.models.comparison import KindRow, compare, layer_bytes
 from palimpsest.models.flops import flops_per_token, forward_flops_per_token
 from palimpsest.training import (
     MixtureData,
@@ -25,13 +25,23 @@ from palimpsest.training import (
 )
 from palimpsest.training.state import STATE, Progress
 
-ELEMENT_BYTES = 4
+DTYPE = torch.float32
 """Keys, values and memories are float32 unless a model is cast."""
+LONGER = 64
+"""The kinds are compared at the length of a row, and at so many times that length."""
 
 Row = tuple[str, str]
 
 
-def describe_recipe(path: Path) -> list[Row]:
+class Description(NamedTuple):
+    """What there is to say of a model or a run, and all kinds of attention at its sizes, at these lengths."""
+
+    rows: list[Row]
+    kinds: list[KindRow]
+    lengths: tuple[int, ...]
+
+
+def describe_recipe(path: Path) -> Description:
     """Describe the run of a recipe.
 
     Raises:
@@ -42,7 +52,7 @@ def describe_recipe(path: Path) -> list[Row]:
     training, row = recipe.training, row_length(recipe)
     tokens = training.steps * training.batch_size * row
     per_token = flops_per_token(config, row)
-    return [
+    rows = [
         ("recipe", recipe.name),
         *_describe(config),
         ("training per token", f"{per_token:,.0f} operations at {row:,} tokens a row"),
@@ -52,9 +62,11 @@ def describe_recipe(path: Path) -> list[Row]:
             f"{tokens * per_token:.3g} operations",
         ),
     ]
+    lengths = (row, row * LONGER)
+    return Description(rows, compare(config, lengths, DTYPE), lengths)
 
 
-def describe_checkpoint(path: Path) -> list[Row]:
+def describe_checkpoint(path: Path) -> Description:
     """Describe a checkpoint, or the newest of a run directory.
 
     Raises:
@@ -66,7 +78,9 @@ def describe_checkpoint(path: Path) -> list[Row]:
     if (directory / STATE).is_file():
         progress = Progress.model_validate_json((directory / STATE).read_bytes())
         rows.append(("trained", f"{progress.step:,} updates, {progress.tokens:,} tokens, {progress.seconds:,.0f} s"))
-    return rows
+    segment = config.attention_spec.segment_length
+    lengths = (segment, segment * LONGER)
+    return Description(rows, compare(config, lengths, DTYPE), lengths)
 
 
 def recipe_config(recipe: Recipe) -> PalimpsestConfig:
@@ -118,10 +132,10 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
     with torch.device("meta"):
         parameters = PalimpsestForCausalLM(config).num_parameters()
     names = {kind: kind for kind in kinds} | {"memory": f"memory ({spec.memory.kind})"}
-    fixed = [bytes_of_layer(config, spec, layer) for layer in layers]
-    memory, local = (sum(sizes) for sizes in zip(*fixed, strict=True))
     sizes = Sizes.of(config)
-    growing = sum(KINDS[kind].bytes_per_token(sizes, ELEMENT_BYTES) * count for kind, count in kinds.items())
+    fixed = [layer_bytes(sizes, spec, spec.kind(layer), DTYPE) for layer in layers]
+    memory, local = (sum(parts) for parts in zip(*fixed, strict=True))
+    growing = sum(KINDS[kind].bytes_per_token(sizes, DTYPE.itemsize) * count for kind, count in kinds.items())
     parts = [
         (memory, "bytes of memory"),
         (local, "bytes of keys and values of the open segment"),
@@ -138,10 +152,3 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
             f"{forward_flops_per_token(config, spec.segment_length):,.0f} operations in the first segment",
         ),
     ]
-
-
-def bytes_of_layer(config: PalimpsestConfig, spec: AttentionSpec, layer: int) -> tuple[int, int]:
-    """Return the bytes a layer holds for one sequence, however long: its state, and its open segment."""
-    kind, sizes = KINDS[spec.kind(layer)], Sizes.of(config)
-    empty = kind.empty(sizes, spec, 1, torch.float32, torch.device("meta"))
-    return 0 if empty is None else state_bytes(empty), kind.open_segment_bytes(sizes, spec, ELEMENT_BYTES)

@@ -11,6 +11,7 @@ from palimpsest.statistics import Estimate, align, contrast, estimate, mcnemar
 
 if TYPE_CHECKING:
     from palimpsest.bench import BenchRecord
+    from palimpsest.models.comparison import KindRow
     from palimpsest.study.estimate import StageEstimate
 
 NOTHING = "–"
@@ -148,3 +149,25 @@ def _by_length(records: Iterable[ItemRecord]) -> dict[int, list[ItemRecord]]:
     for record in records:
         groups.setdefault(record.length, []).append(record)
     return groups
+
+
+def kinds_table(kinds: "Sequence[KindRow]", lengths: Sequence[int]) -> Table:
+    """Return one row per kind of attention; those that the model has are marked."""
+    title = "One layer of every kind at these sizes, for one sequence; * this model has it"
+    table = Table(title=title, title_justify="left")
+    table.add_column("kind", no_wrap=True)
+    for heading in ("bytes kept of", "operations at"):
+        for length in lengths:
+            table.add_column(f"{heading}\n{length:,} tokens", justify="right", no_wrap=True)
+    for heading in ("reach", "gradient", "streaming"):
+        table.add_column(heading)
+    for kind in kinds:
+        table.add_row(
+            f"* {kind.name}" if kind.used else f"  {kind.name}",
+            *(f"{kind.state_bytes(length):,}" for length in lengths),
+            *(f"{flops:,.0f}" for flops in kind.flops),
+            kind.facts.reach,
+            kind.facts.gradient,
+            kind.facts.streaming,
+        )
+    return table

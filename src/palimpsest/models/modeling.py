@@ -14,9 +14,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 
+from palimpsest.attention.compressive import Convolution
+from palimpsest.attention.delta_net import Decay
 from palimpsest.attention.gate import Gate
 from palimpsest.attention.kinds import KINDS
 from palimpsest.attention.memory import LearnedQuantities, WriteStrength
+from palimpsest.attention.short_convolution import ShortConvolution
 from palimpsest.attention.stream import Progress, Stream, describe
 from palimpsest.errors import InputError
 from palimpsest.memory.layout import document_numbers
@@ -106,6 +109,15 @@ class PalimpsestPreTrainedModel(PreTrainedModel):
         elif isinstance(module, WriteStrength):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, Convolution):
+            for weight in (module.key_weight, module.value_weight):
+                init.copy_(weight, module.initial())
+        elif isinstance(module, ShortConvolution):
+            init.uniform_(module.weight, -module.bound, module.bound)
+        elif isinstance(module, Decay):
+            A_log, dt_bias = module.draw()
+            init.copy_(module.A_log, A_log)
+            init.copy_(module.dt_bias, dt_bias)
 
 
 class PalimpsestModel(PalimpsestPreTrainedModel):
@@ -128,6 +140,8 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         document_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: object,
     ) -> PalimpsestModelOutput:
         """Return the hidden states ``[B, T, hidden]``, the cache, and the layers' own losses.
@@ -140,25 +154,34 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
                 not for packed documents.
             document_ids: ``[B, T]``, a change starts a new document (see ``documents`` in the attention block),
                 negative ids are padding. Packed documents are whole rows: they neither follow a cache nor leave one.
-            kwargs: what ``generate`` passes to all models; places are counted here, not taken from ``position_ids``.
+            position_ids: ``[B, T]``; without cache, mask and ``document_ids`` a document starts where they do not go
+                on from the token before (padding-free packing). Places are counted here, not taken from them.
+            output_hidden_states: whether to return the hidden states before every layer and after the last norm.
+            kwargs: what transformers passes to all models, and does not concern this one.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if document_ids is None and attention_mask is None and past_key_values is None:
+            document_ids = _documents_of(position_ids, hidden)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and document_ids is None
         cache = PalimpsestCache(self.config) if use_cache and past_key_values is None else past_key_values
         self._check_cache(cache, document_ids)
         stream = self._stream(hidden, attention_mask, document_ids, cache)
-        losses = []
+        losses, before = [], []
         for layer, block in enumerate(self.layers):
+            before.append(hidden)
             hidden, loss = block(hidden, stream, None if cache is None else cache.layers[layer])
             losses += [] if loss is None else [loss]
         if cache is not None:
             cache.advance(hidden.shape[1], stream.real)
+        hidden = self.norm(hidden)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return PalimpsestModelOutput(
-            last_hidden_state=self.norm(hidden),
+            last_hidden_state=hidden,
             past_key_values=cache,
+            hidden_states=(*before, hidden) if wanted else None,
             auxiliary_loss=torch.stack(losses).sum() if losses else None,
         )
 
@@ -213,6 +236,16 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         return document_numbers(documents if real is None else torch.where(real, documents, -1))
 
 
+def _documents_of(positions: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """Return document ids ``[B, T]`` for positions that begin anew somewhere in a row; None if they never do."""
+    if positions is None:
+        return None
+    starts = positions[:, 1:] != positions[:, :-1] + 1
+    if not bool(starts.any()):
+        return None
+    return nn.functional.pad(starts.cumsum(1), (1, 0)).expand(hidden.shape[0], -1)
+
+
 class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
     """A causal language model on a bounded, compressive memory."""
 
@@ -234,6 +267,8 @@ class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         document_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: object,
     ) -> PalimpsestCausalLMOutput:
@@ -249,6 +284,8 @@ class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             document_ids=document_ids,
+            position_ids=position_ids,
+            output_hidden_states=output_hidden_states,
         )
         hidden = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -267,6 +304,7 @@ class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
             auxiliary_loss=outputs.auxiliary_loss,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from palimpsest.attention.kinds import exact_reach
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
 from palimpsest.models.flops import flops_per_token
 from palimpsest.records import (
@@ -86,7 +87,7 @@ def study_record(spec: StudySpec, deviations: list[str]) -> StudyRecord:
                 name=name,
                 kinds=list(kinds),
                 memory=arm.attention.memory.kind if "memory" in kinds else None,
-                reach=None if "full" in kinds else spec.segment_length,
+                reach=exact_reach(arm.attention, spec.model.num_hidden_layers),
                 learning_rate=arm.finetune_learning_rate,
             )
         )

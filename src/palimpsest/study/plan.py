@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from palimpsest.probes import applicable
 from palimpsest.study.spec import ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec, digest
 from palimpsest.tasks import Passkey
 from palimpsest.training.recipe import TrainingSpec
@@ -121,9 +122,9 @@ def _training(training: TrainingSpec, learning_rate: float) -> dict:
 
 
 def _evaluation(spec: StudySpec, arm: str, evaluation: PasskeyGrid | PositionLossSpec) -> dict:
-    """Return the settings of an evaluation, without interventions where there is no memory to intervene on."""
-    has_memory = "memory" in spec.arms[arm].attention.pattern
-    return _json(evaluation if has_memory else evaluation.model_copy(update={"interventions": ()}))
+    """Return the settings of an evaluation, without interventions that would change nothing in an arm."""
+    possible = applicable(evaluation.interventions, spec.arms[arm].attention.pattern)
+    return _json(evaluation.model_copy(update={"interventions": possible}))
 
 
 def _json(model: BaseModel) -> dict:

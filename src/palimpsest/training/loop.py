@@ -198,6 +198,9 @@ class _Run:
 def accumulate_gradients(model: PalimpsestForCausalLM, batches: list[Batch], *, bfloat16: bool = False) -> float:
     """Add to the parameters' gradients that of the mean loss over a whole batch, and return that loss.
 
+    Losses of the layers themselves are means over rows: they add to the gradient, and not to the loss that is returned,
+    which is to be compared with that of other models.
+
     Args:
         model: the model, on its device.
         batches: the micro-batches.
@@ -207,27 +210,34 @@ def accumulate_gradients(model: PalimpsestForCausalLM, batches: list[Batch], *, 
         Nats per labelled token, each weighted as its row is.
     """
     total = sum(float((batch.weights[:, None] * (batch.labels[:, 1:] != IGNORED)).sum()) for batch in batches)
+    rows = sum(len(batch.input_ids) for batch in batches)
     losses = []
     for batch in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-            loss = weighted_loss(model, batch.to(model.device)) / total
-        loss.backward()
+            nats, auxiliary = weighted_loss(model, batch.to(model.device))
+        loss = nats / total
         losses.append(loss.detach())
+        if auxiliary is not None:
+            loss = loss + auxiliary * (len(batch.input_ids) / rows)
+        loss.backward()
     return float(torch.stack(losses).sum())
 
 
-def weighted_loss(model: PalimpsestForCausalLM, batch: Batch) -> Tensor:
-    """Return the weighted sum of the negative log-likelihoods of all labelled tokens, in nats.
+def weighted_loss(model: PalimpsestForCausalLM, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return the weighted sum of the negative log-likelihoods of all labelled tokens, in nats, and the layers' losses.
 
     The vocabulary is computed only where there is a label, which is the same loss: in a fine-tuning batch few have one.
+    The losses of the layers themselves are a mean over the rows of the batch; None if no layer has one.
     """
-    outputs = model.model(input_ids=batch.input_ids, document_ids=batch.model_documents(), use_cache=False)
+    # padding has no label, but a layer's own loss is of all tokens
+    documents = batch.document_ids if model.config.attention_spec.has_own_loss else batch.model_documents()
+    outputs = model.model(input_ids=batch.input_ids, document_ids=documents, use_cache=False)
     hidden = outputs.last_hidden_state
     targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()
     places = (targets != IGNORED).nonzero()[:, 0]
     logits = model.lm_head(hidden.flatten(0, 1).index_select(0, places))
     losses = F.cross_entropy(logits.float(), targets[places], reduction="none")
-    return (losses * batch.weights[places // hidden.shape[1]]).sum()
+    return (losses * batch.weights[places // hidden.shape[1]]).sum(), outputs.auxiliary_loss
 
 
 def recompute_activations(model: PalimpsestForCausalLM) -> None:

@@ -9,7 +9,7 @@ from torch.optim import AdamW
 from palimpsest.errors import InputError
 from palimpsest.training.recipe import TrainingSpec
 
-GATE_PARTS = (".self_attn.gate.", ".self_attn.memory.", ".self_attn.strength.")
+GATE_PARTS = (".self_attn.gate.", ".self_attn.memory.", ".self_attn.strength.", ".self_attn.search.")
 EMBEDDING = "embed_tokens."
 WEIGHTS, GATES = "weights", "gates"
 
