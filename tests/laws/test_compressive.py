@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.attention import CompressiveAttention
+from palimpsest.attention.compressive import attend_by_content
 from palimpsest.attention.sizes import Sizes
 from palimpsest.data import IGNORED
 from palimpsest.errors import InputError
@@ -194,6 +195,7 @@ def test_what_was_evicted_is_still_seen_through_the_compressed_memory_alone() ->
     effect = (logits(model, changed)[:, 16] - logits(model, x)[:, 16]).abs().amax(1)
     assert (effect[6:16] > 1e-9).all()  # 3 compressed tokens of 2 each, and 4 of the memory, before the segment
     assert (effect[:6] < 1e-13).all()
+    assert CompressiveAttention.exact_from(model.config.attention_spec, 16) == 12
 
 
 # The reconstruction loss
@@ -245,6 +247,15 @@ def test_before_anything_is_evicted_the_loss_is_zero() -> None:
         loss = auxiliary(model, tokens(2, length))
         assert bool(loss > 0) == positive
         assert loss.isfinite()
+
+
+def test_a_row_without_a_key_attends_to_all_so_that_its_gradient_is_a_number() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, HEADS, 3, HEAD_DIM, generator=generator)
+    k, v = (torch.randn(2, KEY_HEADS, 4, HEAD_DIM, generator=generator) for _ in range(2))
+    out = attend_by_content(q, k, v, torch.tensor([0, 2]))
+    assert_close("without", out[:1], attend_by_content(q[:1], k[:1], v[:1], torch.tensor([4])))
+    assert_close("with", out[1:], attend_by_content(q[1:], k[1:, :, :2], v[1:, :, :2], torch.tensor([2])))
 
 
 def test_the_loss_of_a_padded_batch_is_the_mean_over_its_rows_alone() -> None:

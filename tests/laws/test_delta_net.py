@@ -344,7 +344,7 @@ def test_new_weights_begin_as_in_the_reference_code_and_as_the_seed_says() -> No
 def test_new_steps_are_drawn_before_softplus_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta_net, "STEPS", (2.0, 9.0))  # so large that softplus is not nearly exp
     with torch.random.fork_rng(devices=[]):
-        steps = nn.functional.softplus(Decay(1000).draw()[1])
+        steps = nn.functional.softplus(Decay(1000).initial_values()["dt_bias"])
     assert 2.0 - 1e-4 < steps.min() < 2.05
     assert 8.8 < steps.max() < 9.0 + 1e-4
 

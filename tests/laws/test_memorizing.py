@@ -190,7 +190,8 @@ def test_gradients_of_a_read_are_finite_differences_also_where_nothing_is_found(
     assert torch.autograd.gradcheck(lambda q: memorizing.read_nearest(q, store, 3), (q,))
     read = memorizing.read_nearest(q, store, 3)
     assert (read[0] == 0).all()
-    (gradient,) = torch.autograd.grad(read.sum(), q)
+    with torch.autograd.set_detect_anomaly(True):  # not even on the way
+        (gradient,) = torch.autograd.grad(read.sum(), q)
     assert (gradient[0] == 0).all()
     assert (gradient[1:] != 0).all()
 
@@ -276,6 +277,7 @@ def test_without_a_cache_the_store_has_no_more_places_than_there_are_tokens(capa
 
 def test_stored_keys_have_length_one_and_are_the_last_of_their_row() -> None:
     model = single(block(6, 3))
+    assert MemorizingAttention.exact_from(model.config.attention_spec, 30) == 22
     layer = CaughtLayer(model)
     x, mask = tokens(2, 13), torch.tensor([run(1, 13), run(1, 3) + run(0, 4) + run(1, 6)])
     with torch.no_grad():

@@ -62,10 +62,11 @@ class Convolution(nn.Module):
         self.key_weight = nn.Parameter(torch.empty(heads, ratio, size, size))
         self.value_weight = nn.Parameter(torch.empty(heads, ratio, size, size))
 
-    def initial(self) -> Tensor:
-        """Return the weights before training, broadcastable to ``[H_kv, c, D, D]``."""
+    def initial_values(self) -> dict[str, Tensor]:
+        """Return those of mean pooling."""
         weight = self.key_weight
-        return torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device) / self.ratio
+        mean = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device) / self.ratio
+        return {"key_weight": mean, "value_weight": mean}
 
     def forward(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values ``[B, H_kv, N / c, D]`` of tokens ``[B, H_kv, N, D]``."""

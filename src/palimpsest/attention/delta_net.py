@@ -48,12 +48,13 @@ class Decay(nn.Module):
         dtype = state_dtype(x.dtype)
         return -self.A_log.to(dtype).exp() * F.softplus(x.to(dtype) + self.dt_bias.to(dtype))
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """Return new values of ``A_log`` and ``dt_bias``; see ``RATES`` and ``STEPS``."""
+    def initial_values(self) -> dict[str, Tensor]:
+        """Draw new rates and steps; see ``RATES`` and ``STEPS``."""
         rates = torch.empty_like(self.A_log).uniform_(*RATES)
         shortest, longest = STEPS
         steps = torch.empty_like(self.dt_bias).uniform_(math.log(shortest), math.log(longest)).exp()
-        return rates.log(), steps + (-torch.expm1(-steps)).log()  # the second is the inverse of softplus
+        inverse_softplus = steps + (-torch.expm1(-steps)).log()
+        return {"A_log": rates.log(), "dt_bias": inverse_softplus}
 
 
 class GatedRMSNorm(nn.Module):

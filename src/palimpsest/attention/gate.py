@@ -18,6 +18,11 @@ class Gate(nn.Module):
         self.bias = nn.Parameter(torch.empty(heads))
         self.weight = nn.Parameter(torch.empty(heads, hidden_size)) if spec.kind == "token" else None
 
+    def initial_values(self) -> dict[str, Tensor]:
+        """Return gates that are alike for all heads and tokens."""
+        values = {"bias": torch.tensor(self.spec.init)}
+        return values if self.weight is None else values | {"weight": torch.tensor(0.0)}
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Return g in [0, 1], broadcastable to ``[B, H, T, 1]``, for tokens ``[B, T, hidden]``."""
         logit = self.bias.to(torch.promote_types(self.bias.dtype, torch.float32))[None, :, None, None]

@@ -32,6 +32,10 @@ class LearnedQuantities(nn.ParameterDict):
         super().__init__({name: nn.Parameter(torch.empty(heads)) for name in initial})
         self.initial = initial
 
+    def initial_values(self) -> dict[str, Tensor]:
+        """Return the values before training."""
+        return {name: torch.tensor(value) for name, value in self.initial.items()}
+
 
 class WriteStrength(nn.Module):
     """How strongly each token is written: sigmoid(W x + b) per head (Schlag et al. 2021, the beta of fast weights)."""
@@ -40,6 +44,10 @@ class WriteStrength(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(heads, hidden_size))
         self.bias = nn.Parameter(torch.empty(heads))
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Return a strength of one half for every token."""
+        return {"weight": torch.tensor(0.0), "bias": torch.tensor(0.0)}
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return ``[B, H, T]`` in (0, 1) for tokens ``[B, T, hidden]``."""

@@ -16,10 +16,10 @@ class ShortConvolution(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(heads, length, size))
 
-    @property
-    def bound(self) -> float:
-        """New weights are uniform between minus and plus this: ``Conv1d``'s own, which Mamba-2 leaves as they are."""
-        return self.weight.shape[1] ** -0.5
+    def initial_values(self) -> dict[str, Tensor]:
+        """Draw new weights as ``Conv1d`` draws its own, which Mamba-2 leaves as they are."""
+        bound = self.weight.shape[1] ** -0.5
+        return {"weight": torch.empty_like(self.weight).uniform_(-bound, bound)}
 
     def forward(self, x: Tensor, earlier: Tensor, tokens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return y ``[B, G, n, D]`` in ``dtype``, and what the next chunk needs as ``earlier``.

@@ -14,12 +14,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 
-from palimpsest.attention.compressive import Convolution
-from palimpsest.attention.delta_net import Decay
-from palimpsest.attention.gate import Gate
+from palimpsest.attention.initial import HasInitialValues
 from palimpsest.attention.kinds import KINDS
-from palimpsest.attention.memory import LearnedQuantities, WriteStrength
-from palimpsest.attention.short_convolution import ShortConvolution
 from palimpsest.attention.stream import Progress, Stream, describe
 from palimpsest.errors import InputError
 from palimpsest.memory.layout import document_numbers
@@ -99,25 +95,10 @@ class PalimpsestPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Gate):
-            init.constant_(module.bias, module.spec.init)
-            if module.weight is not None:
-                init.zeros_(module.weight)
-        elif isinstance(module, LearnedQuantities):
-            for name, value in module.initial.items():
-                init.constant_(module[name], value)
-        elif isinstance(module, WriteStrength):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, Convolution):
-            for weight in (module.key_weight, module.value_weight):
-                init.copy_(weight, module.initial())
-        elif isinstance(module, ShortConvolution):
-            init.uniform_(module.weight, -module.bound, module.bound)
-        elif isinstance(module, Decay):
-            A_log, dt_bias = module.draw()
-            init.copy_(module.A_log, A_log)
-            init.copy_(module.dt_bias, dt_bias)
+        if isinstance(module, HasInitialValues):
+            for name, value in module.initial_values().items():
+                parameter = module.get_parameter(name)
+                init.copy_(parameter, value.to(parameter).expand_as(parameter))
 
 
 class PalimpsestModel(PalimpsestPreTrainedModel):
