@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
+    from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM, convert_llama
 
     __version__: str
 
-__all__ = ["PalimpsestConfig", "PalimpsestForCausalLM", "__version__"]
+__all__ = ["PalimpsestConfig", "PalimpsestForCausalLM", "__version__", "convert_llama"]
 
 
 def __getattr__(name: str) -> object:

@@ -24,8 +24,11 @@ COMMANDS = {
     "train": {"--out"},
     "eval": {"--tasks", "--lengths", "--depths", "--items", "--seed", "--out"},
     "probe": {"--interventions", "--lengths", "--depths", "--items", "--seed", "--out"},
-    "generate": {"--prompt", "--prompt-file", "--max-new-tokens", "--temperature", "--seed"},
+    "generate": {"--prompt", "--prompt-file", "--ask", "--snapshot", "--from-snapshot"}
+    | {"--max-new-tokens", "--temperature", "--seed"},
     "info": set(),
+    "convert": {"--segment-length", "--memory", "--pattern", "--attention", "--gate-init"},
+    "export": {"--title", "--license", "--base-model"},
     "data prepare": {"--tokenizer", "--vocab-size", "--config", "--text-column", "--limit", "--heldout-fraction"},
     "bench": {"--case", "--out"},
 }

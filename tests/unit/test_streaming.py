@@ -1,5 +1,8 @@
 """Reading in chunks is reading at once; continuing is what ``generate`` does; text comes in whole characters."""
 
+import gc
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from palimpsest.data import train_tokenizer
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
-from palimpsest.models.streaming import continue_from, prefill, text_pieces
+from palimpsest.models.streaming import continue_from, prefill, prefill_stream, text_pieces
 from palimpsest.testing import assert_close
 
 SEGMENT = 8
@@ -101,6 +104,57 @@ def test_an_empty_prompt_is_refused():
     model = small_model("ridge")
     with pytest.raises(InputError, match="prompt is empty"):
         prefill(model, tokens_of(0), PalimpsestCache(model.config))
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+@settings(max_examples=10)
+@given(
+    lengths=st.lists(st.integers(0, 30), max_size=6).filter(any), before=st.integers(0, 20), chunk=st.integers(1, 40)
+)
+def test_reading_in_pieces_equals_reading_at_once(kind, lengths, before, chunk):
+    model, tokens = small_model(kind), tokens_of(before + sum(lengths))
+    caches = [PalimpsestCache(model.config) for _ in range(2)]
+    for cache in caches if before else ():
+        prefill(model, tokens[:, :before], cache)
+    pieces = [piece.tolist() for piece in tokens[0, before:].split(lengths)]
+    told, expected_told = [], []
+    got = prefill_stream(model, iter(pieces), caches[0], chunk_tokens=chunk, listen=told.append)
+    expected = prefill(model, tokens[:, before:], caches[1], chunk_tokens=chunk, listen=expected_told.append)
+    assert torch.equal(got, expected)  # the same passes, so the same bits
+    assert told == expected_told
+    assert caches[0].columns == caches[1].columns == before + sum(lengths)
+    following = tokens_of(3 * SEGMENT, seed=1)
+    assert torch.equal(prefill(model, following, caches[0]), prefill(model, following, caches[1]))
+
+
+@pytest.mark.parametrize("pieces", [[], [[], []]])
+def test_a_stream_without_a_token_is_refused(pieces):
+    model = small_model("ridge")
+    with pytest.raises(InputError, match="prompt is empty"):
+        prefill_stream(model, pieces, PalimpsestCache(model.config))
+
+
+@pytest.mark.parametrize("kind", ["ridge", "segment_local"])
+def test_nothing_of_what_was_read_is_held(kind):
+    model = small_model(kind)
+
+    def read(tokens: int) -> tuple[int, tuple[int, int]]:
+        """Return the most that Python held meanwhile, and the bytes of the cache."""
+        pieces = (tokens_of(250, seed).tolist()[0] for seed in range(tokens // 250))
+        cache = PalimpsestCache(model.config)
+        gc.freeze()  # so that collecting after every chunk is quick; without, the interpreter's free lists would count
+        tracemalloc.start()
+        try:
+            prefill_stream(model, pieces, cache, chunk_tokens=500, listen=lambda _: gc.collect())
+            return tracemalloc.get_traced_memory()[1], cache.bytes()
+        finally:
+            tracemalloc.stop()
+            gc.unfreeze()
+
+    read(2_000)
+    (short, state), (long, state_then) = read(2_000), read(20_000)
+    assert state == state_then
+    assert long < short + 20_000  # all tokens in a list would be 150,000 bytes and more
 
 
 def begin(model, tokens):

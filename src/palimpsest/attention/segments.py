@@ -47,14 +47,18 @@ def _add_first(slots: Tensor, opened: Tensor) -> Tensor:
 def local_attention(segments: Segments, stream: Stream) -> Tensor:
     """Attend causally inside each segment: ``[B, H, S, N, D]``.
 
-    Filled slots come first in every segment, so that the causal mask also hides the empty ones from them.
+    Filled slots come first in every segment, so that the causal mask also hides the empty ones from them. In a pass of
+    less than one segment the empty slots are left out, so that what is computed is bit for bit what LLaMA computes.
     """
-    heads, rotary = segments.q.shape[1], stream.places(stream.segment_length)
+    heads, rotary, layout = segments.q.shape[1], stream.places(stream.segment_length), stream.layout
     q, k, v = (
         expand_heads(x, heads).transpose(1, 2).flatten(0, 1)
         for x in (rotate(segments.q, rotary), rotate(segments.k, rotary), segments.v)
     )
+    if layout.slots is None and layout.segments == 1:
+        q, k, v = (x[:, :, : layout.tokens] for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    out = F.pad(out, (0, 0, 0, layout.segment_length - out.shape[2]))
     return out.unflatten(0, (-1, segments.q.shape[2])).transpose(1, 2)
 
 

@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from palimpsest.cli.console import EchoHandler, say
+from palimpsest.cli.convert import register as register_convert
 from palimpsest.cli.data import data_app
+from palimpsest.cli.export import register as register_export
 from palimpsest.cli.models import register as register_models
 from palimpsest.cli.study import study_app
 from palimpsest.cli.tools import register as register_tools
@@ -74,6 +76,8 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 register_models(app)
+register_convert(app)
+register_export(app)
 app.add_typer(data_app, name="data")
 register_tools(app)
 

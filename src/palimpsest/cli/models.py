@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli.console import list_of, output, progress, resumable, say
+from palimpsest.cli.console import list_of, output, resumable
+from palimpsest.cli.generate import generate
 from palimpsest.errors import InputError, nearest
 
 TASKS = ("passkey",)
@@ -118,83 +119,21 @@ def _lengths(text: str | None) -> list[int]:
     return [] if text is None else list_of("--lengths", text, int)
 
 
-def generate(
-    checkpoint: CheckpointPath,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to continue.", show_default=False)] = None,
-    prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", help="A file with the text, of any length.", show_default=False)
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens to write at most.")] = 128,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 writes the likeliest token, 1 draws as the model says.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
-) -> None:
-    """Continue a text of any length: it is read segment by segment, in memory that does not grow."""
-    text = _prompt(prompt, prompt_file)
-    import torch
-
-    from palimpsest.cli.evaluation import open_checkpoint
-    from palimpsest.data.tokenizer import document_encoder, end_of_text_number
-    from palimpsest.models import PalimpsestCache
-    from palimpsest.models.streaming import continue_from, prefill, text_pieces
-
-    subject = open_checkpoint(checkpoint).subject
-    model, tokenizer = subject.model, subject.tokenizer
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
-    prompt_ids = torch.tensor([document_encoder(tokenizer)([text])[0]], dtype=torch.long)
-    cache = PalimpsestCache(model.config)
-    with progress("tokens") as bars:
-        bar = bars.add_task("reading", total=prompt_ids.shape[1])
-        logits = prefill(model, prompt_ids, cache, listen=lambda read: bars.update(bar, completed=read))
-    written = continue_from(
-        model,
-        logits,
-        cache,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        generator=torch.Generator().manual_seed(seed),
-        stop=(end_of_text_number(tokenizer),),
-    )
-    for piece in text_pieces(tokenizer, written):
-        typer.echo(piece, nl=False)
-    typer.echo()
-    memory, local = cache.bytes()
-    say(f"Read {prompt_ids.shape[1]:,} tokens into {memory:,} bytes of memory and {local:,} of keys and values.")
-
-
-def _prompt(text: str | None, path: Path | None) -> str:
-    """Return the prompt.
-
-    Raises:
-        InputError: none or two of them, a file that cannot be read, no text.
-    """
-    if (text is None) == (path is None):
-        raise InputError("Give either --prompt or --prompt-file.")
-    if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is not a text file (byte {error.start} is not UTF-8).") from error
-    if not text:
-        raise InputError("The prompt is empty: it must have at least one character.")
-    return text
-
-
 def info(
     source: Annotated[
         Path,
         typer.Argument(metavar="RECIPE_OR_CHECKPOINT", help="A recipe, a checkpoint or a run.", show_default=False),
     ],
 ) -> None:
-    """Show what a model is and costs: parameters, kinds of attention, bytes of state, operations, tokens."""
+    """Show what a model is and costs, and what it would keep and cost with any other kind of attention."""
     from rich.table import Table
 
     from palimpsest.cli.info import describe_checkpoint, describe_recipe
+    from palimpsest.cli.tables import kinds_table
 
+    description = (describe_checkpoint if source.is_dir() else describe_recipe)(source)
     table = Table(show_header=False, box=None)
-    for name, value in (describe_checkpoint if source.is_dir() else describe_recipe)(source):
+    for name, value in description.rows:
         table.add_row(name, value)
     output().print(table)
+    output().print(kinds_table(description.kinds, description.lengths))

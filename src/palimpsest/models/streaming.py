@@ -4,7 +4,7 @@ Layers of kind ``segment_local`` and ``memory`` hold a state of fixed size, so t
 the keys and values of ``full`` layers do, as they must.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK_TOKENS = 4096
+STREAM_TOKENS = 1024
+"""Fewer than of a text in memory: by what one pass holds for itself, and little more, allocators let a process grow."""
 UNFINISHED = "\ufffd"
+NO_TOKEN = "The prompt is empty: it must have at least one token."
 
 
 @torch.inference_mode()
@@ -47,7 +50,7 @@ def prefill(
     """
     tokens = input_ids.shape[1]
     if tokens == 0:
-        raise InputError("The prompt is empty: it must have at least one token.")
+        raise InputError(NO_TOKEN)
     segment = model.config.attention_spec.segment_length
     chunk = max(1, chunk_tokens // segment) * segment
     first = min(tokens, chunk - cache.columns % segment)  # from here on chunks begin where segments do
@@ -59,6 +62,55 @@ def prefill(
         if listen is not None:
             listen(read)
     return logits
+
+
+def prefill_stream(
+    model: PalimpsestForCausalLM,
+    pieces: Iterable[Sequence[int]],
+    cache: PalimpsestCache,
+    *,
+    chunk_tokens: int = STREAM_TOKENS,
+    listen: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Read one row of tokens that comes in pieces, as ``prefill`` does, holding no more than a chunk and a piece.
+
+    Args:
+        model: the model.
+        pieces: the tokens, cut anywhere.
+        cache: what was read before, of one row, updated in place.
+        chunk_tokens: tokens per pass, rounded as for ``prefill``.
+        listen: told after every chunk how many tokens have been read.
+
+    Returns:
+        The logits ``[1, vocabulary]`` after the last token.
+
+    Raises:
+        InputError: there is no token to read.
+    """
+    segment = model.config.attention_spec.segment_length
+    chunk = max(1, chunk_tokens // segment) * segment
+    read, logits = 0, None
+    for tokens in _regroup(pieces, chunk - cache.columns % segment, chunk):
+        logits = prefill(model, torch.tensor([tokens], dtype=torch.long), cache, chunk_tokens=chunk)
+        read += len(tokens)
+        if listen is not None:
+            listen(read)
+    if logits is None:
+        raise InputError(NO_TOKEN)
+    return logits
+
+
+def _regroup(pieces: Iterable[Sequence[int]], first: int, size: int) -> Iterator[list[int]]:
+    """Yield the same tokens in lists of ``first``, then ``size``, the last one shorter."""
+    held: list[int] = []
+    for piece in pieces:
+        held.extend(piece)
+        while len(held) >= first:
+            yield held[:first]
+            del held[:first]
+            first = size
+    if held:
+        yield held
 
 
 @torch.inference_mode()
