@@ -72,6 +72,19 @@ def _validated(kind: type[C], value: object) -> C:
         raise _explain(kind, error) from error
 
 
+def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, object, object] | None:
+    """Return the first key, dotted, at which two sets of values differ, and both values; None if they are equal."""
+    for key in dict.fromkeys([*here, *there]):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = first_difference(old, new)
+            if inner is not None:
+                return f"{key}.{inner[0]}", *inner[1:]
+        elif old != new:
+            return key, old, new
+    return None
+
+
 # YAML
 
 

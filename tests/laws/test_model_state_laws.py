@@ -89,6 +89,14 @@ def test_cache_bytes_are_constant_and_as_the_formula_says(name: str) -> None:
     assert past.get_seq_length() == 50 * (SEGMENT + 1)
 
 
+@pytest.mark.parametrize("name", [name for name in TABLE if "full" not in name])
+@pytest.mark.parametrize("cuts", [(33,), (9, 1, 23)])
+def test_a_cache_holds_on_to_no_more_bytes_than_it_says(name: str, cuts: tuple[int, ...]) -> None:
+    _, past = in_passes(model_of(name), tokens(2, 33), cuts)
+    held = [x.untyped_storage().nbytes() for layer in past.layers for x in layer.tensors().values()]
+    assert sum(held) == sum(past.bytes())
+
+
 def test_cache_bytes_of_full_attention_grow_with_the_context() -> None:
     for length in (1, 7, 30):
         _, past = in_passes(model_of("full"), tokens(3, length), (length,))

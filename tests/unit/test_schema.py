@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, field_validator
 
 from palimpsest.errors import InputError
-from palimpsest.schema import Closed, parse, parse_yaml
+from palimpsest.schema import Closed, first_difference, parse, parse_yaml
 
 
 class Circle(Closed):
@@ -234,3 +234,17 @@ def test_a_right_file(tmp_path: Path) -> None:
 def test_schemas_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Pen().width = 3
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "difference"),
+    [
+        ({"a": 1}, {"a": 1}, None),
+        ({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}}, ("b.d", 3, 4)),
+        ({"a": 1}, {}, ("a", 1, None)),
+        ({}, {"a": {"b": 1}}, ("a", None, {"b": 1})),
+        ({"b": 1, "a": 1}, {"a": 2, "b": 2}, ("a", 1, 2)),
+    ],
+)
+def test_the_first_difference_is_named(there, here, difference):
+    assert first_difference(there, here) == difference

@@ -50,8 +50,9 @@ class StateCacheLayer(CacheLayerMixin):
         self.is_initialized = bool(tensors)
 
     def keep(self, state: tuple) -> None:
-        """Hold a state."""
-        self.state, self.is_initialized = state, True
+        """Hold a state, and not the states of all segments of a pass, out of which it may have been cut."""
+        own = (x if x.untyped_storage().nbytes() == x.nbytes else x.clone() for x in state)
+        self.state, self.is_initialized = type(state)(*own), True
 
     def bytes(self) -> tuple[int, int]:
         """Return the bytes of the state, and of the keys and values of the open segment."""

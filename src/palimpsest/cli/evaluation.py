@@ -9,7 +9,7 @@ from typing import NamedTuple
 from palimpsest.cli.console import progress
 from palimpsest.data import load_tokenizer
 from palimpsest.errors import InputError
-from palimpsest.probes import applicable
+from palimpsest.probes import INTERVENTIONS, applicable
 from palimpsest.records import ItemRecord, write_jsonl
 from palimpsest.schema import parse
 from palimpsest.study.evaluate import Subject, evaluate_passkey, passkey_items
@@ -78,7 +78,8 @@ def evaluate(checkpoint: Checkpoint, wanted: Grid, out: Path) -> tuple[list[Item
     """
     subject, spec = checkpoint.subject, passkey_spec(checkpoint.recipe)
     pattern = subject.model.config.attention_spec.pattern
-    idle = [name for name in wanted.interventions if not applicable([name], pattern)]
+    known = [name for name in wanted.interventions if name in INTERVENTIONS]  # the others are refused with the grid
+    idle = [name for name in known if not applicable([name], pattern)]
     if idle:
         raise InputError(
             f"The model '{subject.arm}' has no layer on which {' or '.join(idle)} would change anything; "

@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig
 from palimpsest.errors import InputError
 from palimpsest.models.cache import PalimpsestCache
 from palimpsest.models.configuration import PalimpsestConfig
-from palimpsest.schema import Closed
+from palimpsest.schema import Closed, first_difference
 
 if TYPE_CHECKING:
     from palimpsest.models.modeling import PalimpsestForCausalLM
@@ -200,7 +200,7 @@ def restore_snapshot(model: "PalimpsestForCausalLM", snapshot: Snapshot | str | 
 
 def _require_same_model(model: "PalimpsestForCausalLM", snapshot: Snapshot) -> None:
     header, dtype = snapshot.header, _dtype(model)
-    different = _difference(header.configuration, _configuration(model.config))
+    different = first_difference(header.configuration, _configuration(model.config))
     if different is not None:
         key, there, here = different
         raise InputError(f"{snapshot.name} is of another model: its {key} is {there!r}, that of this model {here!r}.")
@@ -228,19 +228,6 @@ def _version() -> str:
 
 def _dtype(model: "PalimpsestForCausalLM") -> str:
     return str(model.dtype).removeprefix("torch.")
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, object, object] | None:
-    """Return the first key, dotted, at which two configurations differ, and both values; None if they are equal."""
-    for key in dict.fromkeys([*here, *there]):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            inner = _difference(old, new)
-            if inner is not None:
-                return f"{key}.{inner[0]}", *inner[1:]
-        elif old != new:
-            return key, old, new
-    return None
 
 
 def _digest(tensors: Mapping[str, Tensor], header: str = "") -> str:

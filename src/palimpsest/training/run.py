@@ -2,13 +2,14 @@
 
 import contextlib
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from palimpsest.errors import InputError
 from palimpsest.records import write_atomic
+from palimpsest.schema import first_difference
 from palimpsest.training.recipe import Recipe, load_recipe
 
 RECIPE = "recipe.yaml"
@@ -48,21 +49,12 @@ def _require_own(run_dir: Path, recipe: Recipe) -> None:
     if (run_dir / RECIPE).exists():
         there = load_recipe(run_dir / RECIPE)
         if there.digest() != recipe.digest():
-            key, old, new = _difference(there.model_dump(mode="json"), recipe.model_dump(mode="json"))
+            different = first_difference(there.model_dump(mode="json"), recipe.model_dump(mode="json"))
+            assert different is not None  # the digests are of these values
+            key, old, new = different
             raise InputError(
                 f"{run_dir} belongs to a different recipe: {key} is {old!r} there and {new!r} here; choose another run "
                 "directory, or delete this one."
             )
     elif run_dir.exists() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
         raise InputError(f"{run_dir} holds other files and no run; give a new or empty directory.")
-
-
-def _difference(there: Mapping, here: Mapping, prefix: str = "") -> tuple[str, object, object]:
-    """Return the first key, in the order of the schema, at which two different recipes differ, and both values."""
-    for key in dict.fromkeys([*here, *there]):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and old != new:
-            return _difference(old, new, f"{prefix}{key}.")
-        if old != new:
-            return f"{prefix}{key}", old, new
-    raise ValueError("the recipes are equal")
