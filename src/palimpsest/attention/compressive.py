@@ -90,7 +90,7 @@ class CompressiveAttention(SegmentwiseAttention):
     facts = Facts(
         "2 G d (C + M + N)",
         "c C + M to c C + M + N tokens a layer",
-        "inside the segment; none into the memories; the compression has its own loss",
+        "inside the segment; compression by its own loss",
         "constant; a compression every N",
     )
 

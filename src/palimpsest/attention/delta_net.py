@@ -226,9 +226,7 @@ class DeltaNetAttention(ChunkwiseAttention):
     is rotated. Grouped keys and values are repeated to the query heads.
     """
 
-    facts = Facts(
-        "H F d, and (H + 2 G) d (W - 1) of the convolution", "everything", "through all writes, no cut", "constant"
-    )
+    facts = Facts("H F d, and (H + 2 G) d (W - 1) of the convolution", "everything", "through all writes", "constant")
 
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
         super().__init__(config, spec, layer)

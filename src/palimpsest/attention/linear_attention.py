@@ -21,7 +21,7 @@ class LinearAttention(ChunkwiseAttention):
     told apart. Grouped keys and values are repeated to the query heads.
     """
 
-    facts = Facts("H (F d + F)", "everything", "through all writes, no cut", "constant")
+    facts = Facts("H (F d + F)", "everything", "through all writes", "constant")
 
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
         super().__init__(config, spec, layer)

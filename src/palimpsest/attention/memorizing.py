@@ -37,7 +37,7 @@ class MemorizingAttention(GatedAttention, SegmentwiseAttention):
     facts = Facts(
         "2 G d (C + N), C the capacity",
         "C to C + N tokens a layer, the k nearest of them",
-        "inside the segment, and through the query; none into the store",
+        "inside the segment; queries of the store, not the store",
         "constant; a search among C keys",
     )
 

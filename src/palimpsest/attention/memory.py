@@ -61,9 +61,7 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
     keys and values are repeated to the query heads before the write.
     """
 
-    facts = Facts(
-        "2 G d N, and H heads of the memory", "everything", "through all writes, no cut", "constant; a write every N"
-    )
+    facts = Facts("2 G d N, and H heads of the memory", "everything", "through all writes", "constant; a write every N")
 
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
         super().__init__(config, spec, layer)

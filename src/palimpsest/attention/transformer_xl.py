@@ -20,7 +20,7 @@ class TransformerXLAttention(SegmentwiseAttention):
     the paper's own encoding; and what is cached are keys and values, not the hidden states that they are made of.
     """
 
-    facts = Facts("2 G d (M + N)", "M to M + N tokens a layer", "inside the segment; none into the cache", "constant")
+    facts = Facts("2 G d (M + N)", "M to M + N tokens a layer", "inside the segment, not the cache", "constant")
 
     def attend_segment(self, q: Tensor, k: Tensor, v: Tensor, state: tuple, slots: Tensor, stream: Stream) -> Tensor:
         """Attend to the cache and to the segment; see ``SegmentwiseAttention.attend_segment``."""
