@@ -33,7 +33,8 @@ ATTENTION: dict[str, dict] = {
     },
     "memorizing": {"pattern": "memorizing", "memorizing": {"capacity": 6, "top_k": 3}},
     "linear": {"memory": {"kind": "linear"}},
-    "linear_strength": {"memory": {"kind": "linear", "strength": "token"}},
+    "hebbian": {"memory": {"kind": "hebbian", "features": "elu1_centred_l2"}},
+    "token_delta": {"memory": {"kind": "token_delta", "half_life": 16.0}},
     "delta": {
         "memory": {"kind": "delta", "normaliser": "inclusive"},
         "first_segment": "local",
@@ -41,10 +42,10 @@ ATTENTION: dict[str, dict] = {
     },
     "ridge": {"memory": {"kind": "ridge"}, "gate": {"kind": "token"}},
     "ridge_root": {"memory": {"kind": "ridge", "form": "square_root"}},
-    "memory_and_full": {"pattern": ["memory", "full"], "memory": {"kind": "ridge"}},
+    "memory_and_full": {"pattern": ["memory", "full"], "memory": {"kind": "decayed_ridge", "half_life": 16.0}},
     "memory_and_local": {
         "pattern": ["memory", "segment_local"],
-        "memory": {"kind": "delta"},
+        "memory": {"kind": "associative", "features": "dpfp1_l2", "strength": "one"},
         "first_segment": "local",
     },
 }

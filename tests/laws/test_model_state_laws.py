@@ -42,8 +42,12 @@ MEMORY = {
     "linear": HEADS * (D * D + D) * NUMBER,
     "delta": HEADS * (D * D + D) * NUMBER,
     "ridge": HEADS * 2 * D * D * NUMBER,
+    "decayed_ridge": HEADS * 2 * D * D * NUMBER,
+    "hebbian": HEADS * D * D * NUMBER,
+    "token_delta": HEADS * D * D * NUMBER,
+    "associative": HEADS * (2 * D * D + 2 * D) * NUMBER,  # dpfp1 makes two features of every number
 }
-"""Bytes of the memories of one row and layer: a matrix and a vector for each head, or two matrices."""
+"""Bytes of the memories of one row and layer: a matrix for each head, with a vector or a second matrix."""
 
 
 def formula(kind: str, attention: dict) -> tuple[int, int]:
@@ -61,7 +65,7 @@ def formula(kind: str, attention: dict) -> tuple[int, int]:
         return attention["memorizing"]["capacity"] * KEYS_AND_VALUES + NUMBER, OPEN
     if kind == "memory":
         memory = attention["memory"]
-        strengths = HEADS * SEGMENT * NUMBER if memory.get("strength") == "token" else 0
+        strengths = HEADS * SEGMENT * NUMBER if memory["kind"] == "token_delta" else 0  # learned for every token
         return MEMORY[memory["kind"]], OPEN + strengths
     if kind == "linear_attention":
         return MEMORY["linear"], 0
