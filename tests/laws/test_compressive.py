@@ -115,7 +115,7 @@ def defined(layer: CaughtLayer) -> tuple[Array, float]:
                         exact, compressed = (attend(query, *map(list, zip(*x, strict=True))) for x in (evicted, made))
                         errors.setdefault(start, []).append((compressed - exact) ** 2)
         row_losses.append(np.mean([np.mean(error) for error in errors.values()]) if errors else 0.0)
-    return out, chosen.reconstruction * float(np.mean(row_losses))
+    return out, (chosen.reconstruction or 0.0) * float(np.mean(row_losses))
 
 
 def single(attention: dict) -> PalimpsestForCausalLM:
@@ -139,7 +139,8 @@ def auxiliary(model: PalimpsestForCausalLM, x: Tensor, **options: object) -> Ten
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("kind", COMPRESSIONS)
 def test_a_layer_is_its_definition(lengths: tuple[int, int, int], kind: str) -> None:
-    model = single(block(*lengths, compression=kind, reconstruction=0.7))
+    weight = {"reconstruction": 0.7} if kind == "convolution" else {}
+    model = single(block(*lengths, compression=kind, **weight))
     layer = CaughtLayer(model)
     loss = trained(model, tokens(2, LENGTH)).auxiliary_loss
     expected, expected_loss = defined(layer)
@@ -230,6 +231,18 @@ def test_the_loss_of_training_is_that_of_the_text_and_of_reconstruction() -> Non
     assert_close("loss", both.loss, text.loss + both.auxiliary_loss)
 
 
+def test_the_loss_of_micro_batches_is_that_of_the_batch_when_the_number_of_items_is_given() -> None:
+    model = build(ATTENTION["compressive"]).train()
+    x = tokens(4, LENGTH)
+    items = 4 * (LENGTH - 1)  # as the trainers of transformers count them
+    whole = model(x, labels=x, num_items_in_batch=items).loss
+    parts = [model(row[None], labels=row[None], num_items_in_batch=torch.tensor(items)).loss for row in x]
+    # transformers takes the loss of the text in float32
+    torch.testing.assert_close(torch.stack(parts).sum(), whole, rtol=1e-6, atol=0)
+    torch.testing.assert_close(model(x, labels=x).loss, whole, rtol=1e-6, atol=0)
+    assert auxiliary(model, x) > 1e-3 * whole
+
+
 def test_nothing_is_lost_where_compression_loses_nothing() -> None:
     model = single(block(4, 3, 1))
     keep_identity(model)
@@ -238,7 +251,17 @@ def test_nothing_is_lost_where_compression_loses_nothing() -> None:
 
 @pytest.mark.parametrize("more", [{"compression": "mean"}, {"compression": "max"}, {"reconstruction": 0.0}])
 def test_without_a_convolution_or_a_weight_there_is_no_loss(more: dict) -> None:
-    assert trained(build(block(4, 3, 2, **more)), tokens(2, LENGTH)).auxiliary_loss is None
+    model = build(block(4, 3, 2, **more))
+    out = trained(model, tokens(2, LENGTH))
+    assert out.auxiliary_loss is None
+    assert out.loss is not None
+    out.loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # nothing waits for a gradient
+
+
+def test_a_reconstruction_without_a_convolution_is_refused() -> None:
+    with pytest.raises(InputError, match="'reconstruction' is for the compression 'convolution', not for 'mean'"):
+        config(block(4, 3, 2, compression="mean", reconstruction=2.0))
 
 
 def test_before_anything_is_evicted_the_loss_is_zero() -> None:

@@ -1,11 +1,14 @@
 """Every law, for every memory in the table."""
 
+import sys
+
 import pytest
 from hypothesis import given, settings
 
 from palimpsest.memory import DeltaMemory, parallel, scan
+from palimpsest.testing import assert_close
 
-from .cases import Case, cases
+from .cases import Case, cases, with_gradients
 from .memory_laws import MEMORY_LAWS, transition_norm
 from .number_laws import (
     NUMBER_LAWS,
@@ -43,6 +46,19 @@ def test_strength_zero_writes_nothing(row: Row, case: Case) -> None:
 @given(case=cases())
 def test_law_of_one_memory(law, name: str, case: Case) -> None:
     law(row_named(name).build(case.heads), case)
+
+
+@pytest.mark.parametrize("name", ["token-delta", "token-delta-decay"])
+@pytest.mark.parametrize("run", [scan, parallel], ids=["scan", "parallel"])
+@given(case=cases())
+def test_long_segments_are_written_in_chunks(name: str, run, case: Case) -> None:
+    memory = row_named(name).build(case.heads)
+    expected = with_gradients(run, memory, case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["palimpsest.memory.token_delta"], "CHUNK_LENGTH", 2)
+        got = with_gradients(run, memory, case)
+    for key, value in expected.items():
+        assert_close(key, got[key], value, magnitude=1.0)
 
 
 def test_exclusive_delta_is_no_contraction() -> None:

@@ -290,7 +290,30 @@ def test_stored_keys_have_length_one_and_are_the_last_of_their_row() -> None:
         assert_close("values", store.values[row], v[:, last])
 
 
-def test_in_autocast_scores_and_reads_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_store_of_low_precision_is_searched_exactly(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(memorizing, "KEYS_AT_ONCE", 100)
+    generator = torch.Generator().manual_seed(0)
+    common, own = torch.randn(1, generator=generator), torch.randn(1, 1, 512, 64, generator=generator)
+    keys = torch.nn.functional.normalize(common + 0.2 * own, dim=-1).to(dtype)  # so alike that bfloat16 scores tie
+    q = keys[:, :, ::50].float()
+    index, there = memorizing.nearest(q, keys, torch.ones(1, 1, 1, 512, dtype=torch.bool), 8)
+    exact = (q.double() @ keys.double().mT).topk(8).indices
+    assert there.all()
+    assert torch.equal(index.sort(-1).values, exact.sort(-1).values)
+
+
+def test_a_model_in_half_precision_learns_its_scales() -> None:
+    model = single(block(64, 5)).half().train()
+    x = tokens(2, 13)
+    model(x, labels=x).loss.backward()
+    gradient = layer_of(model).search["log_scale"].grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+def test_in_autocast_what_is_read_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, read_nearest, asked = single(block(64, 5)).float(), memorizing.read_nearest, []
 
     def listen(q: Tensor, store: Recent, top_k: int) -> Tensor:

@@ -51,7 +51,8 @@ def config(attention: object = None, **fields: object) -> PalimpsestConfig:
 KINDS = "linear, delta, ridge, hebbian, decayed_ridge, token_delta, associative"
 DIVIDES = (
     "'memory.features': should be features that are never negative, for reads divide by a sum of them; "
-    "the memories hebbian and ridge take any (got '{}')."
+    "those of a name with identity or _centred can be (the memories hebbian, ridge, decayed_ridge and token_delta take "
+    "them) (got '{}')."
 )
 
 WRONG = {
@@ -124,7 +125,7 @@ WRONG = {
     ),
     "half_life": (
         {"memory": {"kind": "decayed_ridge", "half_life": 0}},
-        "'memory.half_life': should be greater than 0 (got 0).",
+        "'memory.half_life': should be greater than or equal to 0.001 (got 0).",
     ),
     "ridge": (
         {"memory": {"kind": "ridge", "ridge": 0}},

@@ -49,6 +49,11 @@ def test_a_row_says_what_a_cache_holds(name: str, length: int) -> None:
     assert sum(cache.bytes()) == model.config.num_hidden_layers * ROWS[name].state_bytes(length)
 
 
+@pytest.mark.parametrize("segment", [1, 6, 30])
+def test_any_segment_has_a_table(segment: int) -> None:
+    assert len(compare(config({"segment_length": segment}), LENGTHS)) == len(ROWS)
+
+
 def test_only_full_attention_keeps_more_of_a_longer_context() -> None:
     assert [name for name, row in ROWS.items() if row.bytes_per_token] == ["full"]
 

@@ -88,6 +88,13 @@ def test_gates_are_described(gate, value):
     assert layer_metrics(network(gate=gate), batch())[0].gates == pytest.approx((value, value))
 
 
+def test_gates_of_a_store_are_described_too():
+    model = network(pattern=["memorizing", "full"], gate={"kind": "sigmoid", "init": -2.0})
+    memorizing, full = layer_metrics(model, batch())
+    assert memorizing.gates == pytest.approx((torch.tensor(-2.0).sigmoid().item(),) * 2)
+    assert memorizing.memory_norm == memorizing.normaliser_min == full.gates == ()
+
+
 def test_layers_without_memory_have_gradients_alone():
     model = network(pattern=["memory", "full"], memory={"kind": "linear"})
     model(batch().input_ids, labels=batch().labels).loss.backward()

@@ -49,7 +49,7 @@ class StateCacheLayer(CacheLayerMixin):
         self.state = self.state_type(**leaves) if leaves and self.state_type is not None else None
         self.is_initialized = bool(tensors)
 
-    def keep(self, state: tuple) -> None:
+    def hold(self, state: tuple) -> None:
         """Hold a state, and not the states of all segments of a pass, out of which it may have been cut."""
         own = (x if x.untyped_storage().nbytes() == x.nbytes else x.clone() for x in state)
         self.state, self.is_initialized = type(state)(*own), True

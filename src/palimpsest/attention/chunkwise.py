@@ -52,5 +52,5 @@ class ChunkwiseAttention(Attention):
             out, state = self.chunk(state, part, tokens)
             outs.append(out)
         if layer is not None:
-            layer.keep(state)
+            layer.hold(state)
         return layout.unfold(torch.stack(outs, 2)), None

@@ -99,6 +99,8 @@ class CompressiveAttention(SegmentwiseAttention):
         self.block = block = block_of(spec)
         learned = block.compression == "convolution"
         self.convolution = Convolution(block.ratio, self.sizes.key_heads, self.head_dim) if learned else None
+        if self.convolution is not None and not spec.has_own_loss:
+            self.convolution.requires_grad_(False)  # nothing else teaches it
 
     def attend_segment(self, q: Tensor, k: Tensor, v: Tensor, state: tuple, slots: Tensor, stream: Stream) -> Tensor:
         """Attend to both memories and to the segment; see ``SegmentwiseAttention.attend_segment``."""
@@ -133,6 +135,7 @@ class CompressiveAttention(SegmentwiseAttention):
         keys, values = self.compress(evicted.keys, evicted.values)
         compressed = attend_by_content(q.detach(), keys, values, evicted.tokens // self.block.ratio)
         error = (compressed - exact).to(torch.promote_types(q.dtype, torch.float32))
+        assert self.block.reconstruction is not None  # there is an own loss
         return self.block.reconstruction * error.square().mean((1, 2, 3)), evicted.tokens > 0
 
     def compress(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -230,7 +230,7 @@ class DeltaNetAttention(ChunkwiseAttention):
 
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
         super().__init__(config, spec, layer)
-        block = _block(spec)
+        block = block_of(spec)
         self.chunk_length = block.chunk_length
         self.rule = RULES[block.rule](self.sizes, block, config.rms_norm_eps)
 
@@ -256,13 +256,13 @@ class DeltaNetAttention(ChunkwiseAttention):
         cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device
     ) -> FastWeights | GatedState:
         """Return the state before the first token."""
-        block = _block(spec)
+        block = block_of(spec)
         return RULES[block.rule].empty(sizes, block, batch, dtype, device)
 
     @classmethod
     def flops(cls, sizes: Sizes, spec: AttentionSpec, tokens: int) -> float:
         """Return 6 F d per head, for M^T k, k v^T and M^T q; and 2 W per channel of a convolution."""
-        block = _block(spec)
+        block = block_of(spec)
         width = RULES[block.rule].features(block).width(sizes.head)
         length = _convolution(block)
         convolution = 2.0 * length * _channel_heads(sizes) * sizes.head if length > 1 else 0.0
@@ -271,10 +271,10 @@ class DeltaNetAttention(ChunkwiseAttention):
     @classmethod
     def weights(cls, sizes: Sizes, spec: AttentionSpec) -> int:
         """Return those of the rule."""
-        return RULES[_block(spec).rule].weights(sizes)
+        return RULES[block_of(spec).rule].weights(sizes)
 
 
-def _block(spec: AttentionSpec) -> DeltaNetSpec:
+def block_of(spec: AttentionSpec) -> DeltaNetSpec:
     """Return what there is to choose, as it was chosen."""
     return spec.delta_net or DeltaNetSpec()
 

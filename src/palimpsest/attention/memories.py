@@ -34,8 +34,8 @@ def _known(name: str) -> str:
 def _never_negative(name: str) -> str:
     if FEATURE_MAPS[name].signed:
         raise ValueError(
-            "should be features that are never negative, for reads divide by a sum of them; "
-            "the memories hebbian and ridge take any"
+            "should be features that are never negative, for reads divide by a sum of them; those of a name with "
+            "identity or _centred can be (the memories hebbian, ridge, decayed_ridge and token_delta take them)"
         )
     return name
 
@@ -185,7 +185,7 @@ class DecayedRidgeSpec(MemoryRule):
 
     kind: Literal["decayed_ridge"] = "decayed_ridge"
     ridge: float = Field(default=1.0, gt=0.0)
-    half_life: float = Field(default=4096.0, gt=0.0)
+    half_life: float = Field(default=4096.0, ge=1e-3)
 
     def learned(self) -> dict[str, float]:
         """Return the initial values of the raw lambda (softplus of it is lambda) and the raw decay.
@@ -216,7 +216,7 @@ class TokenDeltaSpec(MemoryRule):
     kind: Literal["token_delta"] = "token_delta"
     features: ShortFeatures = "identity_l2"
     strength: Literal["one", "token"] = "token"
-    half_life: float | None = Field(default=None, gt=0.0)
+    half_life: float | None = Field(default=None, ge=1e-3)
 
     def learned(self) -> dict[str, float]:
         """Return the initial value of the raw decay, if there is one: softplus of it is -log a, log 2 / half_life."""
@@ -228,13 +228,8 @@ class TokenDeltaSpec(MemoryRule):
         return TokenDeltaMemory(FEATURE_MAPS[self.features], log_decay)
 
     def flops(self, size: int, segment_length: float) -> float:
-        """Return 6 F d + N (2 F + d).
-
-        Read phi(q) M; write what the memory answers already, phi(k) M, and phi(k)^T U. U solves a triangular system
-        of N x N: phi(K) phi(K)^T and the substitution, once per segment, are N parts per token.
-        """
-        width = self.width(size)
-        return 6 * width * size + segment_length * (2 * width + size)
+        """Return 6 F d: read phi(q) M; write what the memory answers already, phi(k) M, and phi(k)^T of the rest."""
+        return 6 * self.width(size) * size
 
 
 class AssociativeSpec(MemoryRule):

@@ -21,6 +21,9 @@ from palimpsest.attention.stream import Stream
 SEARCH_NUMBERS = 2**25
 """How many numbers a search may hold at once (128 MiB in float32), unless those of one query are more already."""
 
+KEYS_AT_ONCE = 8192
+"""How many keys are scored, and held in float32, at once."""
+
 
 class MemorizingAttention(GatedAttention, SegmentwiseAttention):
     """out = g * nearest + (1 - g) * local  (Wu et al. 2022, arXiv 2203.08913, section 3.1).
@@ -64,13 +67,13 @@ class MemorizingAttention(GatedAttention, SegmentwiseAttention):
         # autocast would score in the lower precision; q, k and v are in it already
         with torch.autocast(q.device.type, enabled=False):
             scale = self.search["log_scale"].exp()[:, None, None]
-            read = read_nearest(F.normalize(q, dim=-1) * scale, state, self.block.top_k)
+            read = read_nearest(_unit(q) * scale, state, self.block.top_k)
         return torch.cat([read.to(v.dtype), local], -1)
 
     def write(self, state: tuple, k: Tensor, v: Tensor, whole: Tensor) -> Recent:
         """Return the store after a segment."""
         assert isinstance(state, Recent)
-        return state.push(F.normalize(k.detach(), dim=-1), v.detach(), whole * k.shape[2])
+        return state.push(_unit(k.detach()), v.detach(), whole * k.shape[2])
 
     def _empty(self, q: Tensor, k: Tensor, cache: SegmentCacheLayer | None) -> tuple:
         if cache is not None:
@@ -141,7 +144,9 @@ def nearest(q: Tensor, keys: Tensor, filled: Tensor, top_k: int) -> tuple[Tensor
 
     Both are ``[B, G, n, top_k]``, for queries ``[B, G, n, D]``, keys ``[B, G, M, D]`` and ``filled`` ``[B, 1, 1, M]``.
     """
-    scores, index = (q.to(keys.dtype) @ keys.mT).masked_fill_(~filled, -torch.inf).topk(top_k, sorted=False)
+    dtype = torch.promote_types(q.dtype, torch.float32)  # in a lower precision like keys would tie
+    parts = [q.to(dtype) @ block.to(dtype).mT for block in keys.split(KEYS_AT_ONCE, 2)]
+    scores, index = torch.cat(parts, -1).masked_fill_(~filled, -torch.inf).topk(top_k, sorted=False)
     return index, scores != -torch.inf  # what is not a number stays visible
 
 
@@ -154,6 +159,11 @@ def recall(q: Tensor, store: Recent, index: Tensor, there: Tensor) -> Tensor:
     # the lowest number and not minus infinity: the softmax of a row without any key must be one, if of no use
     weights = scores.masked_fill(~there, torch.finfo(dtype).min).softmax(-1)
     return (torch.where(there, weights, 0.0).unsqueeze(-2) @ values).squeeze(-2)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return x divided by its length, in float32 at least: in float16 the smallest length would be none."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
 def block_of(spec: AttentionSpec) -> MemorizingSpec:

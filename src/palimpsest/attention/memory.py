@@ -101,7 +101,7 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
             keep = complete.expand(-1, -1, stream.segment_length) if keep is None else keep & complete
         before, after = self._states(memory, segments, keep, stream, cache)
         if cache is not None:
-            cache.keep(after)
+            cache.hold(after)
             store_open_segment(segments, stream, cache)
         return stream.layout.unfold(memory.read(before, segments.q)), local
 
@@ -136,7 +136,7 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
             keep = (stream.complete > 0)[:, None].expand(-1, stream.segment_length)
             k, v = expand_heads(opened.k, self.heads), expand_heads(opened.v, self.heads)
             state = memory.write(state, k, v, keep=keep, strength=opened.strength)
-        cache.keep(state)
+        cache.hold(state)
         close_step(opened, stream, cache)
         return read, step_attention(opened, stream)
 

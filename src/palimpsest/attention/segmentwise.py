@@ -129,7 +129,7 @@ class SegmentwiseAttention(SegmentStateAttention):
             losses.append(self.own_loss(state, q_s, k_s, v_s, whole) if self.training else None)
             state = self.write(state, k_s, v_s, whole)
         if cache is not None:
-            cache.keep(state)
+            cache.hold(state)
             store_open_segment(segments, stream, cache)
         told = [loss for loss in losses if loss is not None]
         return stream.layout.unfold(torch.stack(outs, 2)), mean_of_rows(told) if told else None
@@ -143,7 +143,7 @@ class SegmentwiseAttention(SegmentStateAttention):
         out = self.attend_segment(q, opened.k, opened.v, state, stream.fill[:, None], stream)
         if stream.completes:
             state = self.write(state, opened.k, opened.v, stream.complete > 0)
-        cache.keep(state)
+        cache.hold(state)
         close_step(opened, stream, cache)
         return out
 

@@ -1,11 +1,11 @@
 """The ``attention`` block of a configuration: a closed schema that knows which memories and gates there are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from palimpsest.attention.memories import Features, LinearSpec, MemorySpec, UnsignedFeatures
+from palimpsest.attention.memories import LinearSpec, MemorySpec, ShortFeatures, UnsignedFeatures
 from palimpsest.schema import Closed
 
 Kind = Literal[
@@ -53,14 +53,28 @@ class CompressiveSpec(Closed):
         compressed_length: compressed tokens kept after them; None: the segment length.
         ratio: tokens that become one compressed token.
         compression: how: ``mean``, ``max`` or ``convolution`` (learned, kernel and stride ``ratio``).
-        reconstruction: weight of the attention-reconstruction loss, which only the convolution feels.
+        reconstruction: weight of the attention-reconstruction loss, which only the convolution feels; 1 unless given,
+            0 leaves it as it began; None without a convolution.
     """
 
     cache_length: Count | None = None
     compressed_length: Count | None = None
     ratio: Count = 4
     compression: Literal["mean", "max", "convolution"] = "convolution"
-    reconstruction: float = Field(default=1.0, ge=0.0)
+    reconstruction: float | None = Field(default=None, ge=0.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weigh_the_loss_of_a_convolution(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or value.get("compression", "convolution") != "convolution":
+            return value
+        return dict(value) if value.get("reconstruction") is not None else dict(value) | {"reconstruction": 1.0}
+
+    @model_validator(mode="after")
+    def _only_a_convolution_has_a_loss(self) -> Self:
+        if self.compression != "convolution" and self.reconstruction is not None:
+            raise ValueError(f"'reconstruction' is for the compression 'convolution', not for '{self.compression}'")
+        return self
 
 
 class MemorizingSpec(Closed):
@@ -75,15 +89,6 @@ class LinearAttentionSpec(Closed):
 
     features: UnsignedFeatures = "elu1"
     chunk_length: Count = 64
-
-
-def _of_norm_one_at_most(name: str) -> str:
-    if name != "softmax" and not name.endswith(("_sum", "_l2")):
-        raise ValueError(
-            "should be features with a sum or a norm of one ('softmax', or names in '_sum' or '_l2'), for on larger "
-            "ones a delta rule can diverge"
-        )
-    return name
 
 
 RULE_DEFAULTS: dict[str, dict[str, str | int]] = {
@@ -107,7 +112,7 @@ class DeltaNetSpec(Closed):
     """
 
     rule: Literal["fast_weights", "gated"] = "gated"
-    features: Annotated[Features, AfterValidator(_of_norm_one_at_most)] | None = None
+    features: ShortFeatures | None = None
     convolution: Count | None = None
     chunk_length: Count = 64
 
@@ -171,7 +176,7 @@ class AttentionSpec(Closed):
             return value
         pattern = value.get("pattern", [])
         named = [pattern] if isinstance(pattern, str) else pattern
-        kinds = BLOCKS & {kind for kind in named if isinstance(kind, str)} if isinstance(named, list) else set()
+        kinds = BLOCKS & {kind for kind in named if isinstance(kind, str)} if isinstance(named, Sequence) else set()
         return dict(value) | {kind: {} for kind in kinds if value.get(kind) is None}
 
     @model_validator(mode="after")
@@ -207,7 +212,7 @@ class AttentionSpec(Closed):
     def has_own_loss(self) -> bool:
         """Whether a layer adds a loss of its own, of all tokens that it is given: padding must be told from them."""
         block = self.compressive
-        return block is not None and block.compression == "convolution" and block.reconstruction > 0
+        return block is not None and bool(block.reconstruction)
 
     def kind(self, layer: int) -> Kind:
         """Return the kind of a layer."""

@@ -1,5 +1,6 @@
 """One table of all kinds of attention and memory, with the sizes of one model: what each keeps, costs and reaches."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
@@ -9,7 +10,7 @@ from palimpsest.attention.base import Facts
 from palimpsest.attention.kinds import KINDS
 from palimpsest.attention.memories import MemoryRule, MemorySpec
 from palimpsest.attention.sizes import Sizes
-from palimpsest.attention.spec import AttentionSpec
+from palimpsest.attention.spec import BLOCKS, AttentionSpec, CompressiveSpec
 from palimpsest.memory import state_bytes
 from palimpsest.models.configuration import PalimpsestConfig
 from palimpsest.schema import parse
@@ -41,9 +42,9 @@ class KindRow(NamedTuple):
 
 
 def compare(config: PalimpsestConfig, lengths: Sequence[int], dtype: torch.dtype = torch.float32) -> list[KindRow]:
-    """Return a row for every kind, for a layer of a model with these sizes, gate, segment and feature map.
+    """Return a row for every kind, for a layer of a model with these sizes, gate and segments.
 
-    Kinds that the model has are as it has them, the others with their defaults.
+    Kinds and the memory that the model has are as it has them, the others with their defaults.
 
     Args:
         config: the model.
@@ -71,7 +72,10 @@ def compare(config: PalimpsestConfig, lengths: Sequence[int], dtype: torch.dtype
 def _facts(spec: AttentionSpec) -> Facts:
     """Return the facts of the first kind of a pattern, with the formula of the memory if it is one."""
     facts = KINDS[spec.pattern[0]].facts
-    return facts._replace(state=f"2 G d N + H ({spec.memory.keeps})") if spec.pattern[0] == "memory" else facts
+    if spec.pattern[0] != "memory":
+        return facts
+    strengths = " + H N" if spec.memory.strength == "token" else ""
+    return facts._replace(state=f"2 G d N + H ({spec.memory.keeps}){strengths}")
 
 
 def layer_bytes(sizes: Sizes, spec: AttentionSpec, kind: str, dtype: torch.dtype) -> tuple[int, int]:
@@ -88,12 +92,18 @@ def _specs(spec: AttentionSpec) -> dict[str, AttentionSpec]:
     specs = {}
     for kind in KINDS:
         if kind != "memory":
-            own = {kind: given[kind]} if kind in given else {}
+            own = {kind: given.get(kind, _default_block(kind, spec))}
+            own = own if kind in BLOCKS else {}
             specs[kind] = parse(AttentionSpec, {**shared, "pattern": [kind], **own}, kind)
     for rule in memory_kinds():
         memory = given["memory"] if rule == spec.memory.kind else {"kind": rule}
         specs[f"memory/{rule}"] = parse(AttentionSpec, {**shared, "pattern": ["memory"], "memory": memory}, rule)
     return specs
+
+
+def _default_block(kind: str, spec: AttentionSpec) -> dict[str, object]:
+    """Return what a kind needs that the model does not have: a ratio that divides the model's segments."""
+    return {"ratio": math.gcd(CompressiveSpec().ratio, spec.segment_length)} if kind == "compressive" else {}
 
 
 def memory_kinds() -> dict[str, type[MemoryRule]]:

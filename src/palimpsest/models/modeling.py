@@ -23,6 +23,9 @@ from palimpsest.models.cache import PalimpsestCache
 from palimpsest.models.configuration import PalimpsestConfig
 from palimpsest.models.snapshot import Snapshot, Source, restore_snapshot, take_snapshot
 
+IGNORED = -100
+"""A label at which no loss is taken."""
+
 
 @dataclass
 class PalimpsestModelOutput(BaseModelOutputWithPast):
@@ -110,6 +113,7 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         self.layers = nn.ModuleList(PalimpsestDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
+        self.spec = config.attention_spec
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -171,7 +175,7 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
             return
         if not isinstance(cache, PalimpsestCache):
             raise ValueError(f"past_key_values must be a PalimpsestCache, got {type(cache).__name__}")
-        if cache.spec != self.config.attention_spec or len(cache.layers) != len(self.layers):
+        if cache.spec != self.spec or len(cache.layers) != len(self.layers):
             raise ValueError("past_key_values was made for another configuration")
         if documents is not None:
             raise ValueError("document_ids cannot go with a cache: a cached stream is one document per row")
@@ -183,7 +187,7 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
     ) -> Stream:
         """Describe the tokens of this pass."""
         batch, tokens, _ = hidden.shape
-        spec = self.config.attention_spec
+        spec = self.spec
         real = None if mask is None else mask[:, -tokens:].bool()
         if documents is not None:
             real = documents >= 0 if real is None else real & (documents >= 0)
@@ -215,6 +219,13 @@ class PalimpsestModel(PalimpsestPreTrainedModel):
         if documents is None:
             return None if real is None else torch.where(real, 0, -1)
         return document_numbers(documents if real is None else torch.where(real, documents, -1))
+
+
+def _share(labels: Tensor, items: object) -> Tensor | float:
+    """Return which part of a batch's labels these ``[B, T]`` are, if the number of its items is given; else 1."""
+    if items is None:
+        return 1.0
+    return (labels[:, 1:] != IGNORED).sum().double() / torch.as_tensor(items, device=labels.device)
 
 
 def _documents_of(positions: Tensor | None, hidden: Tensor) -> Tensor | None:
@@ -280,7 +291,8 @@ class PalimpsestForCausalLM(PalimpsestPreTrainedModel, GenerationMixin):
                 num_items_in_batch=kwargs.get("num_items_in_batch"),
             )
             if outputs.auxiliary_loss is not None:
-                loss = loss + outputs.auxiliary_loss
+                share = _share(labels, kwargs.get("num_items_in_batch"))
+                loss = loss + outputs.auxiliary_loss * share
         return PalimpsestCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from palimpsest.attention import MemoryAttention, Site
+from palimpsest.attention import GatedAttention, MemoryAttention, Site
 from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.records import LayerMetrics, StepRecord, write_atomic
 from palimpsest.training.checkpoint import disk_full_as_input_error, sync
@@ -55,19 +55,19 @@ def _is_up_to(line: str, step: int) -> bool:
 
 
 class MemoryView(NamedTuple):
-    """One layer during one pass over one row.
+    """One layer with a gate during one pass over one row.
 
     Attributes:
         layer: the layer.
-        state: the memory before the last segment.
-        queries: un-rotated queries of the last segment, ``[1, H, N, D]``.
         gates: mean gates over the tokens, ``[H]``.
+        state: the memory before the last segment; None where it is no ``Memory`` but a store of tokens.
+        queries: un-rotated queries of the last segment, ``[1, H, N, D]``.
     """
 
-    layer: MemoryAttention
-    state: tuple
-    queries: Tensor
+    layer: GatedAttention
     gates: Tensor
+    state: tuple | None
+    queries: Tensor
 
 
 def layer_metrics(model: PalimpsestForCausalLM, batch: Batch) -> tuple[LayerMetrics, ...]:
@@ -86,13 +86,16 @@ def layer_metrics(model: PalimpsestForCausalLM, batch: Batch) -> tuple[LayerMetr
 
 def _with_memory(layer: LayerMetrics, view: MemoryView) -> LayerMetrics:
     """Add what there is to say of a memory and its gates."""
+    gates = _floats(view.gates)
+    if view.state is None or not isinstance(view.layer, MemoryAttention):
+        return layer.model_copy(update={"gates": gates})
     memory = view.layer.build_memory()
     divided_by = memory.denominators(view.state, view.queries)
     return LayerMetrics(
         layer=layer.layer,
         kind=layer.kind,
         grad_norm=layer.grad_norm,
-        gates=_floats(view.gates),
+        gates=gates,
         memory_norm=_floats(memory.matrix(view.state)[0].flatten(-2).norm(dim=-1)),
         normaliser_min=() if divided_by is None else _floats(divided_by[0].amin(-1)),
         normaliser_max=() if divided_by is None else _floats(divided_by[0].amax(-1)),
@@ -115,7 +118,7 @@ def _look(model: PalimpsestForCausalLM, batch: Batch) -> dict[int, MemoryView]:
     layers = {
         number: block.self_attn
         for number, block in enumerate(model.model.layers)
-        if isinstance(block.self_attn, MemoryAttention)
+        if isinstance(block.self_attn, GatedAttention)
     }
     if not layers:
         return {}
@@ -133,16 +136,18 @@ def _look(model: PalimpsestForCausalLM, batch: Batch) -> dict[int, MemoryView]:
     segment = model.config.attention_spec.segment_length
     last = (row.shape[1] - 1) // segment * segment
     return {
-        number: MemoryView(layer, states[number], queries[number][:, :, last:], gates[number].float().mean((0, 2, 3)))
+        number: MemoryView(
+            layer, gates[number].float().mean((0, 2, 3)), states.get(number), queries[number][:, :, last:]
+        )
         for number, layer in layers.items()
     }
 
 
 @contextlib.contextmanager
 def _watch(
-    number: int, layer: MemoryAttention, states: dict[int, tuple], queries: dict[int, Tensor], gates: dict[int, Tensor]
+    number: int, layer: GatedAttention, states: dict[int, tuple], queries: dict[int, Tensor], gates: dict[int, Tensor]
 ) -> Iterator[None]:
-    """Record the memory before the latest segment, the queries and the gates of one layer."""
+    """Record the queries and the gates of one layer, and of a memory its state before the latest segment."""
 
     def probe(site: Site, state: tuple) -> tuple:
         states[site.layer] = state
@@ -154,11 +159,15 @@ def _watch(
     def see_gates(module: nn.Module, inputs: object, output: Tensor) -> None:
         gates[number] = output
 
-    previous, layer.probe = layer.probe, probe
+    memory = layer if isinstance(layer, MemoryAttention) else None
+    previous = None if memory is None else memory.probe
     hooks = [layer.q_proj.register_forward_hook(see_queries), layer.gate.register_forward_hook(see_gates)]
+    if memory is not None:
+        memory.probe = probe
     try:
         yield
     finally:
-        layer.probe = previous
+        if memory is not None:
+            memory.probe = previous
         for hook in hooks:
             hook.remove()
