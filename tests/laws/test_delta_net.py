@@ -366,7 +366,7 @@ def test_decay_and_norms_are_not_weight_decayed() -> None:
         ({"rule": "gated", "features": "dpfp3_sum"}, "'features' is for the rule 'fast_weights', not for 'gated'"),
         ({"features": "softmax"}, "'features' is for the rule 'fast_weights', not for 'gated'"),
         ({"rule": "fast_weights", "convolution": 4}, "'convolution' is for the rule 'gated', not for 'fast_weights'"),
-        ({"rule": "fast_weights", "features": "elu1"}, "features with a sum or a norm of one"),
+        ({"rule": "fast_weights", "features": "elu1"}, "features of norm at most one"),
         ({"rule": "fast_weights", "features": "dpfp9"}, "unknown value 'dpfp9'"),
         ({"rule": "gate"}, "'gate'.*Did you mean 'gated'"),
         ({"rule": ["gated"]}, "delta_net.rule"),

@@ -280,7 +280,7 @@ def test_the_card_counts(exported, tokenizer):
     model = small(vocab_size=len(tokenizer))
     text = (exported / "README.md").read_text(encoding="utf-8")
     assert f"{sum(weight.numel() for weight in model.parameters()):,} parameters in float32" in text
-    assert "| 0 | memory (ridge) |" in text
+    assert "| 0 | memory (decayed_ridge) |" in text
     assert "| 1 | full |" in text
     assert "Nothing is recorded of how" in text
     assert "pydantic>=" in text

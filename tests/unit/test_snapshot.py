@@ -123,8 +123,8 @@ def nudged() -> PalimpsestForCausalLM:
 
 
 OTHERS = {
-    "attention.memory.kind is 'delta', that of this model 'linear'": lambda: build(
-        ATTENTION[MODEL] | {"memory": {"kind": "linear"}}
+    "attention.memory.kind is 'associative', that of this model 'linear'": lambda: build(
+        ATTENTION[MODEL] | {"memory": ATTENTION[MODEL]["memory"] | {"kind": "linear"}}
     ),
     "attention.segment_length is 4, that of this model 8": lambda: build(ATTENTION[MODEL] | {"segment_length": 8}),
     "intermediate_size is 32, that of this model 40": lambda: build(ATTENTION[MODEL], intermediate_size=40),
