@@ -66,7 +66,7 @@ def _cells(kind: KindRow) -> list[str]:
     return [
         f"`{kind.name}`",
         kind.facts.state,
-        *(f"{kind.state_bytes(length):,}" for length in LENGTHS),
+        *(f"{kept:,}" for kept in kind.kept),
         *(f"{flops:,.0f}" for flops in kind.flops),
         kind.facts.reach,
         kind.facts.gradient,

@@ -265,14 +265,13 @@ def seen_by_a_probe(model: PalimpsestForCausalLM, length: int, *, use_cache: boo
 
 
 @pytest.mark.parametrize(("capacity", "length"), [(6, LENGTH), (1000, LENGTH), (1000, 3)])
-def test_without_a_cache_the_store_has_no_more_places_than_there_are_tokens(capacity: int, length: int) -> None:
+def test_a_store_grows_with_what_is_written_up_to_its_capacity(capacity: int, length: int) -> None:
     model = single(block(capacity, 3))
-    alone, cached = (seen_by_a_probe(model, length, use_cache=use) for use in (False, True))
-    assert {store.length for store in alone} == {min(capacity, length)}
-    assert {store.length for store in cached} == {capacity}
-    segments = range(-(-length // SEGMENT))
-    held = [[min(segment * SEGMENT, capacity)] * 2 for segment in segments]
-    assert [store.held.tolist() for store in alone] == held == [store.held.tolist() for store in cached]
+    places = [min(segment * SEGMENT, capacity) for segment in range(-(-length // SEGMENT))]
+    for use_cache in (False, True):
+        stores = seen_by_a_probe(model, length, use_cache=use_cache)
+        assert [store.length for store in stores] == places
+        assert [store.held.tolist() for store in stores] == [[place] * 2 for place in places]
 
 
 def test_stored_keys_have_length_one_and_are_the_last_of_their_row() -> None:

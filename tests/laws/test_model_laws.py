@@ -281,6 +281,7 @@ def without_memory(model: PalimpsestForCausalLM) -> PalimpsestForCausalLM:
     """Return the same model with ``segment_local`` in place of ``memory``."""
     attention = dict(model.config.attention)
     attention["pattern"] = ["segment_local" if kind == "memory" else kind for kind in attention["pattern"]]
+    del attention["memory"]
     local = build(attention)
     missing, unexpected = local.load_state_dict(model.state_dict(), strict=False)
     assert not missing

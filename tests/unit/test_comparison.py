@@ -46,7 +46,7 @@ def test_a_row_says_what_a_cache_holds(name: str, length: int) -> None:
     cache = PalimpsestCache(model.config)
     with torch.no_grad():
         model(torch.zeros(1, length, dtype=torch.long), past_key_values=cache)
-    assert sum(cache.bytes()) == model.config.num_hidden_layers * ROWS[name].state_bytes(length)
+    assert sum(cache.bytes()) == model.config.num_hidden_layers * ROWS[name].kept[LENGTHS.index(length)]
 
 
 @pytest.mark.parametrize("segment", [1, 6, 30])
@@ -54,8 +54,9 @@ def test_any_segment_has_a_table(segment: int) -> None:
     assert len(compare(config({"segment_length": segment}), LENGTHS)) == len(ROWS)
 
 
-def test_only_full_attention_keeps_more_of_a_longer_context() -> None:
-    assert [name for name, row in ROWS.items() if row.bytes_per_token] == ["full"]
+def test_only_full_attention_keeps_ever_more_of_a_longer_context() -> None:
+    rows = compare(config({}), [1 << 17, 1 << 18])  # by then a store of 65,536 keys is full
+    assert [row.name for row in rows if row.kept[0] < row.kept[1]] == ["full"]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -74,8 +75,8 @@ def test_a_row_is_as_the_model_has_it() -> None:
 
     window = {"pattern": ["full", "sliding_window"], "sliding_window": {"window": 3}}
     assert of(window).used
-    assert of(window).fixed_bytes < of({}).fixed_bytes
-    assert of({"segment_length": 16}).fixed_bytes > of({}).fixed_bytes
+    assert of(window).kept < of({}).kept
+    assert of({"segment_length": 16}).kept > of({}).kept
 
 
 def test_the_document_is_what_the_code_says() -> None:

@@ -23,7 +23,8 @@ def config(kind: str = "memory", memory: str = "linear", segment: int = 8, **cha
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 6,
-            "attention": {"pattern": [kind], "segment_length": segment, "memory": {"kind": memory}},
+            "attention": {"pattern": [kind], "segment_length": segment}
+            | ({"memory": {"kind": memory}} if kind == "memory" else {}),
             **changes,
         }
     )

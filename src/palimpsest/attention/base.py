@@ -12,6 +12,7 @@ from palimpsest.attention.cache import StateCacheLayer
 from palimpsest.attention.sizes import Sizes
 from palimpsest.attention.spec import AttentionSpec
 from palimpsest.attention.stream import Rotary, Stream
+from palimpsest.memory import state_bytes
 
 
 class Facts(NamedTuple):
@@ -98,6 +99,13 @@ class Attention(nn.Module, ABC):
         cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device
     ) -> tuple | None:
         """Return the state before the first token, for keys and values of this dtype; None if there is none."""
+
+    @classmethod
+    def state_bytes(cls, sizes: Sizes, spec: AttentionSpec, dtype: torch.dtype, tokens: int) -> int:
+        """Return the bytes of one row's state after so many tokens, with keys and values of this dtype."""
+        empty = cls.empty(sizes, spec, 1, dtype, torch.device("meta"))
+        fixed = 0 if empty is None else state_bytes(empty)
+        return fixed + cls.bytes_per_token(sizes, dtype.itemsize) * tokens
 
     @classmethod
     def open_segment_bytes(cls, sizes: Sizes, spec: AttentionSpec, element: int) -> int:

@@ -8,7 +8,6 @@ from torch import Tensor
 from transformers.models.llama.configuration_llama import LlamaConfig
 
 from palimpsest.attention.base import Facts, causal_pairs, softmax_flops
-from palimpsest.attention.cache import SegmentCacheLayer
 from palimpsest.attention.gated import GatedAttention
 from palimpsest.attention.memory import LearnedQuantities
 from palimpsest.attention.recent import Recent
@@ -17,6 +16,7 @@ from palimpsest.attention.segmentwise import SegmentwiseAttention
 from palimpsest.attention.sizes import Sizes
 from palimpsest.attention.spec import AttentionSpec, MemorizingSpec
 from palimpsest.attention.stream import Stream
+from palimpsest.memory import state_bytes
 
 SEARCH_NUMBERS = 2**25
 """How many numbers a search may hold at once (128 MiB in float32), unless those of one query are more already."""
@@ -38,7 +38,7 @@ class MemorizingAttention(GatedAttention, SegmentwiseAttention):
     """
 
     facts = Facts(
-        "2 G d (C + N), C the capacity",
+        "2 G d (min(C, T) + N), C the capacity",
         "C to C + N tokens a layer, the k nearest of them",
         "inside the segment; queries of the store, not the store",
         "constant; a search among C keys",
@@ -73,14 +73,12 @@ class MemorizingAttention(GatedAttention, SegmentwiseAttention):
     def write(self, state: tuple, k: Tensor, v: Tensor, whole: Tensor) -> Recent:
         """Return the store after a segment."""
         assert isinstance(state, Recent)
-        return state.push(_unit(k.detach()), v.detach(), whole * k.shape[2])
+        places = min(state.length + k.shape[2], self.block.capacity)
+        return state.push(_unit(k.detach()), v.detach(), whole * k.shape[2], places)
 
-    def _empty(self, q: Tensor, k: Tensor, cache: SegmentCacheLayer | None) -> tuple:
-        if cache is not None:
-            return super()._empty(q, k, cache)
-        # nothing follows this pass, so that the store need not hold more tokens than it has
-        places = min(self.block.capacity, q.shape[2])
-        return Recent.empty(q.shape[0], k.shape[1], places, self.head_dim, dtype=k.dtype, device=k.device)
+    def begin(self, q: Tensor, k: Tensor) -> Recent:
+        """Return a store without a place: it grows with what is written, up to the capacity."""
+        return Recent.empty(q.shape[0], k.shape[1], 0, self.head_dim, dtype=k.dtype, device=k.device)
 
     @classmethod
     def places(cls, spec: AttentionSpec) -> int:
@@ -94,9 +92,16 @@ class MemorizingAttention(GatedAttention, SegmentwiseAttention):
 
     @classmethod
     def empty(cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device) -> Recent:
-        """Return as many empty places as the capacity."""
+        """Return as many empty places as there ever are."""
         capacity = block_of(spec).capacity
         return Recent.empty(batch, sizes.key_heads, capacity, sizes.head, dtype=dtype, device=device)
+
+    @classmethod
+    def state_bytes(cls, sizes: Sizes, spec: AttentionSpec, dtype: torch.dtype, tokens: int) -> int:
+        """Return the bytes of one row's store: of the closed segments, up to the capacity."""
+        places = min(tokens - tokens % spec.segment_length, block_of(spec).capacity)
+        meta = torch.device("meta")
+        return state_bytes(Recent.empty(1, sizes.key_heads, places, sizes.head, dtype=dtype, device=meta))
 
     @classmethod
     def flops(cls, sizes: Sizes, spec: AttentionSpec, tokens: int) -> float:
@@ -127,6 +132,8 @@ def read_nearest(q: Tensor, store: Recent, top_k: int) -> Tensor:
         store: keys and values of H_kv heads, each for H / H_kv heads of queries.
         top_k: k, or all that the store holds if that is less.
     """
+    if store.length == 0:
+        return torch.zeros_like(q)
     groups, filled = store.keys.shape[1], store.filled()[:, None, None, :]
     grouped = q.unflatten(1, (groups, -1))
     found = min(top_k, store.length)

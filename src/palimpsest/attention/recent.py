@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -35,16 +36,20 @@ class Recent(NamedTuple):
         place = torch.arange(self.length, device=self.keys.device)
         return place >= self.length - self.held[:, None]
 
-    def push(self, k: Tensor, v: Tensor, tokens: Tensor) -> "Recent":
+    def push(self, k: Tensor, v: Tensor, tokens: Tensor, length: int | None = None) -> "Recent":
         """Return the store after more tokens.
 
         Args:
             k: keys ``[B, H_kv, N, D]``.
             v: values, likewise.
             tokens: ``[B]``, how many of them each row takes, from the first on.
+            length: how many places there are afterwards, at least as many as now; None: as many.
         """
-        keys, values = torch.cat([self.keys, k.to(self.keys.dtype)], 2), torch.cat([self.values, v], 2)
-        place = torch.arange(self.length, device=k.device)
+        length = self.length if length is None else length
+        more = (0, 0, length - self.length, 0)
+        keys = torch.cat([F.pad(self.keys, more), k.to(self.keys.dtype)], 2)
+        values = torch.cat([F.pad(self.values, more), v.to(self.values.dtype)], 2)
+        place = torch.arange(length, device=k.device)
         index = (place + tokens[:, None])[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-        held = (self.held + tokens).clamp_max(self.length)
+        held = (self.held + tokens).clamp_max(length)
         return Recent(keys.gather(2, index), values.gather(2, index), held)

@@ -116,18 +116,18 @@ class SegmentwiseAttention(SegmentStateAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Process a pass of any length."""
         segments = fold_segments(q, k, v, stream, cache)
-        empty = self._empty(q, k, cache)
-        state = empty if cache is None or cache.state is None else cache.state
+        state = self.begin(q, k) if cache is None or cache.state is None else cache.state
         reset, slots = stream.layout.reset, torch.arange(stream.segment_length, device=q.device)[None]
         outs, losses = [], []
         for s, (q_s, k_s, v_s) in enumerate(zip(*(x.unbind(2) for x in segments[:3]), strict=True)):
             if reset is not None:
-                state = select(reset[:, s], empty, state)
-            state = self.probed(state, empty, stream, s)
+                state = select(reset[:, s], emptied(state), state)
+            state = state if self.probe is None else self.probed(state, emptied(state), stream, s)
             outs.append(self.attend_segment(q_s, k_s, v_s, state, slots, stream))
             whole = stream.whole(s)
             losses.append(self.own_loss(state, q_s, k_s, v_s, whole) if self.training else None)
-            state = self.write(state, k_s, v_s, whole)
+            if stream.writes[s]:
+                state = self.write(state, k_s, v_s, whole)
         if cache is not None:
             cache.hold(state)
             store_open_segment(segments, stream, cache)
@@ -138,8 +138,8 @@ class SegmentwiseAttention(SegmentStateAttention):
         """Process one token per row after a cache."""
         assert stream.fill is not None
         opened = step_segment(Segments(q, k, v), stream, cache)
-        empty = self._empty(q, k, cache)
-        state = self.probed(empty if cache.state is None else cache.state, empty, stream, 0)
+        state = self.begin(q, k) if cache.state is None else cache.state
+        state = state if self.probe is None else self.probed(state, emptied(state), stream, 0)
         out = self.attend_segment(q, opened.k, opened.v, state, stream.fill[:, None], stream)
         if stream.completes:
             state = self.write(state, opened.k, opened.v, stream.complete > 0)
@@ -147,11 +147,16 @@ class SegmentwiseAttention(SegmentStateAttention):
         close_step(opened, stream, cache)
         return out
 
-    def _empty(self, q: Tensor, k: Tensor, cache: SegmentCacheLayer | None) -> tuple:
-        """Return the state before the first token of a pass with these queries and keys."""
+    def begin(self, q: Tensor, k: Tensor) -> tuple:
+        """Return the state before the first token of a stream with such queries and keys: all zero."""
         empty = self.empty(self.sizes, self.spec, q.shape[0], k.dtype, q.device)
         assert empty is not None  # a kind without a state is not segmentwise
         return empty
+
+
+def emptied(state: tuple) -> tuple:
+    """Return an empty state of the same shape: every store of tokens is empty when it is zero."""
+    return type(state)(*(torch.zeros_like(leaf) for leaf in state))
 
 
 def mean_of_rows(losses: list[tuple[Tensor, Tensor]]) -> Tensor:

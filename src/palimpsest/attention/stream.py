@@ -118,6 +118,13 @@ class Stream:
         return self.occupied[:, segment].all(-1)
 
     @cached_property
+    def writes(self) -> list[bool]:
+        """For every segment of the pass, whether it is complete in any row: asked once, not once per layer."""
+        if self.occupied is None:
+            return [True] * self.layout.segments
+        return self.occupied.all(-1).any(0).tolist()
+
+    @cached_property
     def complete(self) -> Tensor:
         """``[B]``, how many segments each row completes in this pass (with a cache only)."""
         assert self.fill is not None

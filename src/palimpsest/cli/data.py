@@ -48,6 +48,7 @@ def prepare(
     ] = 0.05,
 ) -> None:
     """Tokenise a corpus once, into memory-mapped shards with document boundaries and a held-out part."""
+    import palimpsest.models  # noqa: F401 (a tokenizer may lie beside a model, whose type transformers must know)
     from palimpsest.data import CorpusSpec, TokenizerSpec, prepare_corpus
     from palimpsest.schema import parse
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from palimpsest.attention.kinds import KINDS
 from palimpsest.cli.console import progress
 from palimpsest.data import load_tokenizer
 from palimpsest.errors import InputError
@@ -70,21 +71,31 @@ def passkey_spec(recipe: Recipe | None) -> PasskeySpec:
     return PasskeySpec.model_validate(passkey.model_dump(include=set(PasskeySpec.model_fields)))
 
 
+def possible_interventions(checkpoint: Checkpoint, wanted: list[str] | None) -> list[str]:
+    """Return the interventions that were asked for, or all that can change something in a model.
+
+    Raises:
+        InputError: one that was asked for would change nothing, or none would.
+    """
+    pattern = checkpoint.subject.model.config.attention_spec.pattern
+    named = [name for name in INTERVENTIONS if name != "none"] if wanted is None else wanted
+    idle = [name for name in named if name in INTERVENTIONS and not applicable([name], pattern)]
+    if (wanted is None and idle == named) or (wanted is not None and idle):
+        where = {name: [kind for kind in KINDS if applicable([name], [kind])] for name in idle}
+        acts = "; ".join(f"{name} acts on layers of kind {', '.join(kinds)}" for name, kinds in where.items())
+        raise InputError(
+            f"The model '{checkpoint.subject.arm}' has layers of kind {', '.join(dict.fromkeys(pattern))}: {acts}."
+        )
+    return named if wanted is not None else [name for name in named if name not in idle]
+
+
 def evaluate(checkpoint: Checkpoint, wanted: Grid, out: Path) -> tuple[list[ItemRecord], Path]:
     """Answer the items of a grid, intact and under interventions, and return the records and the file they are in.
 
     Raises:
-        InputError: lengths or depths that cannot be had, interventions on a model without a memory, one item to swap.
+        InputError: lengths or depths that cannot be had, an intervention that there is not, one item to swap.
     """
     subject, spec = checkpoint.subject, passkey_spec(checkpoint.recipe)
-    pattern = subject.model.config.attention_spec.pattern
-    known = [name for name in wanted.interventions if name in INTERVENTIONS]  # the others are refused with the grid
-    idle = [name for name in known if not applicable([name], pattern)]
-    if idle:
-        raise InputError(
-            f"The model '{subject.arm}' has no layer on which {' or '.join(idle)} would change anything; "
-            f"its layers are of kind {', '.join(dict.fromkeys(pattern))}."
-        )
     longest = max(wanted.lengths, default=spec.max_length)
     task = Passkey(
         spec.model_copy(update={"max_length": max(spec.max_length, longest)}),

@@ -55,7 +55,8 @@ def describe_recipe(path: Path) -> Description:
     rows = [
         ("recipe", recipe.name),
         *_describe(config),
-        ("training per token", f"{per_token:,.0f} operations at {row:,} tokens a row"),
+        ("forward per token", f"{forward_flops_per_token(config, row):,.0f} operations at {row:,} tokens a row"),
+        ("training per token", f"{per_token:,.0f} operations"),
         (
             "run",
             f"{training.steps:,} updates of {training.batch_size} rows: {tokens:,} tokens, "
@@ -79,6 +80,8 @@ def describe_checkpoint(path: Path) -> Description:
         progress = Progress.model_validate_json((directory / STATE).read_bytes())
         rows.append(("trained", f"{progress.step:,} updates, {progress.tokens:,} tokens, {progress.seconds:,.0f} s"))
     segment = config.attention_spec.segment_length
+    per_token = forward_flops_per_token(config, segment * LONGER)
+    rows.append(("forward per token", f"{per_token:,.0f} operations at {segment * LONGER:,} tokens"))
     lengths = (segment, segment * LONGER)
     return Description(rows, compare(config, lengths, DTYPE), lengths)
 
@@ -137,7 +140,7 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
     memory, local = (sum(parts) for parts in zip(*fixed, strict=True))
     growing = sum(KINDS[kind].bytes_per_token(sizes, DTYPE.itemsize) * count for kind, count in kinds.items())
     parts = [
-        (memory, "bytes of memory"),
+        (memory, "bytes of state"),
         (local, "bytes of keys and values of the open segment"),
         (growing, "bytes for every token of the context"),
     ]
@@ -147,8 +150,4 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
         ("width", f"{config.hidden_size}, {config.num_attention_heads} heads, vocabulary {config.vocab_size:,}"),
         ("segment", f"{spec.segment_length:,} tokens"),
         ("state per sequence", ", ".join(f"{size:,} {what}" for size, what in parts if size)),
-        (
-            "forward per token",
-            f"{forward_flops_per_token(config, spec.segment_length):,.0f} operations in the first segment",
-        ),
     ]

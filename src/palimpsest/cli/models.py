@@ -90,13 +90,14 @@ def evaluate(
 def probe(
     checkpoint: CheckpointPath,
     interventions: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--interventions",
             metavar="NAME,...",
             help="swap: the memory of another item; zero: an empty one; gate_closed: no reading.",
+            show_default="all that can change something",
         ),
-    ] = "swap,zero,gate_closed",
+    ] = None,
     lengths: Lengths = None,
     depths: Depths = DEPTHS,
     items: Items = 20,
@@ -104,13 +105,15 @@ def probe(
     out: Out = None,
 ) -> None:
     """Take the memory away before the answer, and show what is lost, paired by item."""
-    names = list_of("--interventions", interventions, str)
-    from palimpsest.cli.evaluation import Grid, open_checkpoint
+    wanted = None if interventions is None else list_of("--interventions", interventions, str)
+    from palimpsest.cli.evaluation import Grid, open_checkpoint, possible_interventions
     from palimpsest.cli.evaluation import evaluate as answer
     from palimpsest.cli.tables import probe_table
 
+    opened = open_checkpoint(checkpoint)
+    names = possible_interventions(opened, wanted)
     grid = Grid(_lengths(lengths), list_of("--depths", depths, float), items, seed, names)
-    records, path = answer(open_checkpoint(checkpoint), grid, out or Path("runs/eval"))
+    records, path = answer(opened, grid, out or Path("runs/eval"))
     output().print(probe_table(records, names))
     typer.echo(f"Items: {path}")
 

@@ -153,8 +153,12 @@ def _by_length(records: Iterable[ItemRecord]) -> dict[int, list[ItemRecord]]:
 
 def kinds_table(kinds: "Sequence[KindRow]", lengths: Sequence[int]) -> Table:
     """Return one row per kind of attention; those that the model has are marked."""
-    title = "One layer of every kind at these sizes, for one sequence; * this model has it"
-    table = Table(title=title, title_justify="left")
+    title = "One layer of every kind at these sizes, for one sequence; * as this model has it, the others with defaults"
+    caption = (
+        "Operations are those of one token of a forward pass, without the four projections that all kinds share. "
+        "N: segment, T: context, W: window, M: cache, C: capacity, c: ratio, k: keys found; see docs/kinds.md."
+    )
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("kind", no_wrap=True)
     for heading in ("bytes kept of", "operations at"):
         for length in lengths:
@@ -164,7 +168,7 @@ def kinds_table(kinds: "Sequence[KindRow]", lengths: Sequence[int]) -> Table:
     for kind in kinds:
         table.add_row(
             f"* {kind.name}" if kind.used else f"  {kind.name}",
-            *(f"{kind.state_bytes(length):,}" for length in lengths),
+            *(f"{kept:,}" for kept in kind.kept),
             *(f"{flops:,.0f}" for flops in kind.flops),
             kind.facts.reach,
             kind.facts.gradient,

@@ -23,22 +23,16 @@ class KindRow(NamedTuple):
         name: the kind, and of a memory its own kind, as ``memory/ridge``.
         used: whether the model has layers of this kind.
         facts: state, reach, gradient path and streaming, in words and formulas.
-        fixed_bytes: what is kept whatever the length of the context: a state, and the open segment.
-        bytes_per_token: what is kept besides of every token.
+        kept: bytes of the state and of the open segment, one number for each length asked for.
         flops: operations per token, forward, of attention and of the weights that it has beside LLaMA's four
-            projections; one number for each length asked for.
+            projections, likewise.
     """
 
     name: str
     used: bool
     facts: Facts
-    fixed_bytes: int
-    bytes_per_token: int
+    kept: tuple[int, ...]
     flops: tuple[float, ...]
-
-    def state_bytes(self, tokens: int) -> int:
-        """Return the bytes that are kept of a context of so many tokens."""
-        return self.fixed_bytes + self.bytes_per_token * tokens
 
 
 def compare(config: PalimpsestConfig, lengths: Sequence[int], dtype: torch.dtype = torch.float32) -> list[KindRow]:
@@ -56,13 +50,13 @@ def compare(config: PalimpsestConfig, lengths: Sequence[int], dtype: torch.dtype
     for name, of_kind in _specs(spec).items():
         kind = KINDS[of_kind.pattern[0]]
         own = 2 * kind.weights(sizes, of_kind)
+        opened = kind.open_segment_bytes(sizes, of_kind, dtype.itemsize)
         rows.append(
             KindRow(
                 name=name,
                 used=name in _names(spec),
                 facts=_facts(of_kind),
-                fixed_bytes=sum(layer_bytes(sizes, of_kind, of_kind.pattern[0], dtype)),
-                bytes_per_token=kind.bytes_per_token(sizes, dtype.itemsize),
+                kept=tuple(kind.state_bytes(sizes, of_kind, dtype, length) + opened for length in lengths),
                 flops=tuple(kind.flops(sizes, of_kind, length) + own for length in lengths),
             )
         )
@@ -79,7 +73,7 @@ def _facts(spec: AttentionSpec) -> Facts:
 
 
 def layer_bytes(sizes: Sizes, spec: AttentionSpec, kind: str, dtype: torch.dtype) -> tuple[int, int]:
-    """Return what a layer keeps of one sequence, however long: the bytes of its state and of its open segment."""
+    """Return what a layer keeps of one sequence at most: the bytes of its state and of its open segment."""
     empty = KINDS[kind].empty(sizes, spec, 1, dtype, torch.device("meta"))
     state = 0 if empty is None else state_bytes(empty)
     return state, KINDS[kind].open_segment_bytes(sizes, spec, dtype.itemsize)
