@@ -45,7 +45,7 @@ sys.exit(done.returncode)
 """
 """Runs a command and prints its peak. A process of its own, because a child's peak begins with that of its parent."""
 COMMAND = "from palimpsest.cli import main; main()"
-READ = re.compile(r"Read ([\d,]+) tokens .* into ([\d,]+) bytes of memory and ([\d,]+) of keys and values")
+READ = re.compile(r"Read ([\d,]+) tokens .* into ([\d,]+) bytes of state and ([\d,]+) of keys and values")
 FORMULA = re.compile(r"([\d,]+) bytes of (state|keys|for)")
 
 

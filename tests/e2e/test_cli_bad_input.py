@@ -379,7 +379,7 @@ def test_the_commands_on_a_checkpoint(trained, tmp_path):
     assert {name: interventions.count(name) for name in interventions} == {"none": 30, "swap": 30, "zero": 30}
     shown = run("generate", trained, "--prompt", TEXT, "--max-new-tokens", 5)
     assert shown.exit_code == 0, shown.output
-    assert "bytes of memory" in shown.stderr
+    assert "bytes of state" in shown.stderr
     for source in (trained, trained / "recipe.yaml"):
         shown = run("info", source)
         assert shown.exit_code == 0, shown.output

@@ -98,9 +98,9 @@ def test_a_book_is_continued_as_if_it_had_been_read_at_once(checkpoint, book, to
     assert result.exit_code == 0, result.output
     assert result.stdout == expected(checkpoint, tokenizer, [BOOK], 12) + "\n"
     formula = CliRunner().invoke(app, ["info", str(checkpoint)]).stdout
-    memory, local = re.findall(r"([\d,]+) bytes of (?:memory|keys)", formula)
+    memory, local = re.findall(r"([\d,]+) bytes of (?:state|keys)", formula)
     tokens = len(document_encoder(tokenizer)([BOOK])[0])
-    said = rf"Read {tokens:,} tokens \([\d,]+ tokens/s\) into {memory} bytes of memory and {local} of keys and values"
+    said = rf"Read {tokens:,} tokens \([\d,]+ tokens/s\) into {memory} bytes of state and {local} of keys and values"
     assert re.search(said, result.stderr)
 
 

@@ -187,12 +187,6 @@ class AttentionSpec(Closed):
         return self
 
     @model_validator(mode="after")
-    def _memory_is_used(self) -> Self:
-        if "memory" not in self.pattern and self.memory != LinearSpec():
-            raise ValueError(f"'memory' is of kind '{self.memory.kind}', but no layer of 'pattern' is of kind 'memory'")
-        return self
-
-    @model_validator(mode="after")
     def _ratio_works(self) -> Self:
         block = self.compressive
         if block is not None:

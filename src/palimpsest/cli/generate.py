@@ -194,7 +194,7 @@ def _read(
     tokens, seconds = context.cache.columns - before, time.monotonic() - began
     memory, local = context.cache.bytes()
     say(
-        f"Read {tokens:,} tokens ({tokens / max(seconds, 1e-9):,.0f} tokens/s) into {memory:,} bytes of memory and "
+        f"Read {tokens:,} tokens ({tokens / max(seconds, 1e-9):,.0f} tokens/s) into {memory:,} bytes of state and "
         f"{local:,} of keys and values."
     )
     return Context(context.cache, logits, (*context.sources, source))
