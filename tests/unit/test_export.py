@@ -233,6 +233,12 @@ def test_a_model_keeps_its_dtype_and_learns_of_no_files(tmp_path):
     assert "auto_map" not in model.config.to_dict()  # the package's own model names no files
 
 
+def test_an_export_saved_by_the_package_names_no_code_that_is_not_there(exported, tmp_path):
+    AutoModelForCausalLM.from_pretrained(exported).save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is PalimpsestForCausalLM
+
+
 def test_an_empty_directory_is_filled_and_another_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     export(small(), tmp_path / "empty")

@@ -93,6 +93,8 @@ class PalimpsestPreTrainedModel(PreTrainedModel):
         if ours and report["missing_keys"]:
             missing = ", ".join(sorted(report["missing_keys"]))
             raise InputError(f"{pretrained_model_name_or_path} lacks the weights {missing}.")
+        if cls.__module__.startswith("palimpsest."):  # the class of the package is saved without the code of an export
+            vars(model.config).pop("auto_map", None)
         return cast(Self, loaded) if output_loading_info else model  # the pair that transformers promises no type for
 
     @torch.no_grad()
