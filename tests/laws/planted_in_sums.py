@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.memory import FEATURE_MAPS, DecayedRidgeMemory, HebbianMemory, HebbianState, RidgeMemory, decayed_ridge
+from palimpsest.memory import FEATURE_MAPS, DecayedRidgeMemory, FastWeights, HebbianMemory, RidgeMemory, decayed_ridge
 
 from . import memory_laws as only
 from . import number_laws as numbers
@@ -49,7 +49,7 @@ def norm_of_a_zero_vector_is_not_guarded(patch: Patch) -> None:
 def hebbian_divides_by_a_sum(patch: Patch) -> None:
     read = HebbianMemory.read
 
-    def divided(self: HebbianMemory, state: HebbianState, q: Tensor) -> Tensor:
+    def divided(self: HebbianMemory, state: FastWeights, q: Tensor) -> Tensor:
         return read(self, state, q) / (1.0 + self.features.apply(q).abs().sum(-1, keepdim=True))
 
     patch.setattr(HebbianMemory, "read", divided)

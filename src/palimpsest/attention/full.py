@@ -95,13 +95,6 @@ class FullAttention(Attention):
         return 0
 
     @classmethod
-    def empty(
-        cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device
-    ) -> tuple | None:
-        """Return None: every key and value is kept, nothing else."""
-        return None
-
-    @classmethod
     def bytes_per_token(cls, sizes: Sizes, element: int) -> int:
         """Return the bytes of one token's keys and values."""
         return 2 * sizes.key_heads * sizes.head * element

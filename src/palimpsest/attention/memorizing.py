@@ -81,11 +81,6 @@ class MemorizingAttention(GatedAttention, SegmentwiseAttention):
         return Recent.empty(q.shape[0], k.shape[1], 0, self.head_dim, dtype=k.dtype, device=k.device)
 
     @classmethod
-    def places(cls, spec: AttentionSpec) -> int:
-        """Return the places within a segment."""
-        return spec.segment_length
-
-    @classmethod
     def exact_from(cls, spec: AttentionSpec, at: int) -> int:
         """Return the first token of the store."""
         return max(0, at - at % spec.segment_length - block_of(spec).capacity)

@@ -22,7 +22,7 @@ from palimpsest.attention.spec import AttentionSpec
 from palimpsest.attention.stream import Stream
 from palimpsest.memory import Memory
 from palimpsest.memory.base import init_like, state_dtype
-from palimpsest.memory.parallel import segment_states, select, stack_states
+from palimpsest.memory.parallel import segment_states
 
 
 class LearnedQuantities(nn.ParameterDict):
@@ -112,18 +112,12 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
         k, v = expand_heads(segments.k, self.heads), expand_heads(segments.v, self.heads)
         empty = init_like(memory, segments.q[:, :, 0], v[:, :, 0])
         state = empty if cache is None or cache.state is None else cache.state
-        reset, strength = stream.layout.reset, segments.strength
-        if self.probe is None:
-            return segment_states(memory, state, k, v, keep, reset, strength)
-        states = []
-        for s, (k_s, v_s) in enumerate(zip(k.unbind(2), v.unbind(2), strict=True)):
-            if reset is not None:
-                state = select(reset[:, s], empty, state)
-            state = self.probed(state, empty, stream, s)
-            states.append(state)
-            keep_s, strength_s = (None if x is None else x[..., s, :] for x in (keep, strength))
-            state = memory.write(state, k_s, v_s, keep=keep_s, strength=strength_s)
-        return stack_states(states), state
+
+        def probed(segment: int, state: tuple) -> tuple:
+            return self.probed(state, empty, stream, segment)
+
+        visit = None if self.probe is None else probed
+        return segment_states(memory, state, k, v, keep, stream.layout.reset, segments.strength, visit)
 
     def _read_step(self, token: Segments, stream: Stream, cache: SegmentCacheLayer) -> tuple[Tensor, Tensor]:
         """Process one token per row after a cache."""
@@ -139,16 +133,6 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
         cache.hold(state)
         close_step(opened, stream, cache)
         return read, step_attention(opened, stream)
-
-    @classmethod
-    def places(cls, spec: AttentionSpec) -> int:
-        """Return the places within a segment."""
-        return spec.segment_length
-
-    @classmethod
-    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
-        """Return the first token of the segment."""
-        return at - at % spec.segment_length
 
     @classmethod
     def empty(cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device) -> tuple:

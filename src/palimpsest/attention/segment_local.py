@@ -1,9 +1,8 @@
 """Causal attention inside each segment, nothing across: the local half of Infini-attention, its barest baseline."""
 
-import torch
 from torch import Tensor
 
-from palimpsest.attention.base import Attention, Facts, causal_pairs, softmax_flops
+from palimpsest.attention.base import Facts, causal_pairs, softmax_flops
 from palimpsest.attention.cache import SegmentCacheLayer
 from palimpsest.attention.segments import (
     Segments,
@@ -14,12 +13,13 @@ from palimpsest.attention.segments import (
     step_segment,
     store_open_segment,
 )
+from palimpsest.attention.segmentwise import SegmentAttention
 from palimpsest.attention.sizes import Sizes
 from palimpsest.attention.spec import AttentionSpec
 from palimpsest.attention.stream import Stream
 
 
-class SegmentLocalAttention(Attention):
+class SegmentLocalAttention(SegmentAttention):
     """softmax(q k^T / sqrt(d)) v over the earlier tokens of the same segment."""
 
     facts = Facts("2 G d N", "to the beginning of the segment", "inside the segment", "constant")
@@ -37,33 +37,6 @@ class SegmentLocalAttention(Attention):
         if layer is not None:
             store_open_segment(segments, stream, layer)
         return stream.layout.unfold(local_attention(segments, stream)), None
-
-    @classmethod
-    def places(cls, spec: AttentionSpec) -> int:
-        """Return the places within a segment."""
-        return spec.segment_length
-
-    @classmethod
-    def cache_layer(cls, sizes: Sizes, spec: AttentionSpec) -> SegmentCacheLayer:
-        """Return an empty cache for a layer of this kind."""
-        return SegmentCacheLayer()
-
-    @classmethod
-    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
-        """Return the first token of the segment."""
-        return at - at % spec.segment_length
-
-    @classmethod
-    def empty(
-        cls, sizes: Sizes, spec: AttentionSpec, batch: int, dtype: torch.dtype, device: torch.device
-    ) -> tuple | None:
-        """Return None: nothing is kept of closed segments."""
-        return None
-
-    @classmethod
-    def open_segment_bytes(cls, sizes: Sizes, spec: AttentionSpec, element: int) -> int:
-        """Return the bytes of the keys and values of one row's open segment."""
-        return 2 * spec.segment_length * sizes.key_heads * sizes.head * element
 
     @classmethod
     def flops(cls, sizes: Sizes, spec: AttentionSpec, tokens: int) -> float:

@@ -35,16 +35,18 @@ class Site(NamedTuple):
 Probe = Callable[[Site, tuple], tuple]
 
 
-class SegmentStateAttention(Attention):
-    """Attention with a state that changes only when a segment closes, and that a probe can look at and change.
+class SegmentAttention(Attention):
+    """Attention that begins anew, or looks into a state, with every segment, and so keeps the one that is open."""
 
-    Attributes:
-        probe: an intervention on the state (see ``palimpsest.probes.intervene``), None in ordinary use.
-    """
+    @classmethod
+    def places(cls, spec: AttentionSpec) -> int:
+        """Return the places within a segment."""
+        return spec.segment_length
 
-    def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
-        super().__init__(config, spec, layer)
-        self.probe: Probe | None = None
+    @classmethod
+    def exact_from(cls, spec: AttentionSpec, at: int) -> int:
+        """Return the first token of the segment."""
+        return at - at % spec.segment_length
 
     @classmethod
     def cache_layer(cls, sizes: Sizes, spec: AttentionSpec) -> SegmentCacheLayer:
@@ -56,6 +58,18 @@ class SegmentStateAttention(Attention):
     def open_segment_bytes(cls, sizes: Sizes, spec: AttentionSpec, element: int) -> int:
         """Return the bytes of the keys and values of one row's open segment."""
         return 2 * spec.segment_length * sizes.key_heads * sizes.head * element
+
+
+class SegmentStateAttention(SegmentAttention):
+    """Attention with a state that changes only when a segment closes, and that a probe can look at and change.
+
+    Attributes:
+        probe: an intervention on the state (see ``palimpsest.probes.intervene``), None in ordinary use.
+    """
+
+    def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
+        super().__init__(config, spec, layer)
+        self.probe: Probe | None = None
 
     def probed(self, state: tuple, empty: tuple, stream: Stream, segment: int) -> tuple:
         """Return the state after the probe, which acts in the rows that begin this segment now."""

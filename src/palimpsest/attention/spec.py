@@ -1,5 +1,6 @@
 """The ``attention`` block of a configuration: a closed schema that knows which memories and gates there are."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
@@ -213,6 +214,15 @@ class AttentionSpec(Closed):
         """Whether a layer adds a loss of its own, of all tokens that it is given: padding must be told from them."""
         block = self.compressive
         return block is not None and bool(block.reconstruction)
+
+    def title(self, kind: str) -> str:
+        """Return a kind as readers know it, with that of the memory: ``memory (ridge)``."""
+        return f"memory ({self.memory.kind})" if kind == "memory" else kind
+
+    def layers(self, count: int) -> str:
+        """Return how many layers of each kind a model of so many layers has, as ``2 memory (ridge), 1 full``."""
+        kinds = Counter(self.kind(layer) for layer in range(count))
+        return ", ".join(f"{number} {self.title(kind)}" for kind, number in kinds.items())
 
     def kind(self, layer: int) -> Kind:
         """Return the kind of a layer."""

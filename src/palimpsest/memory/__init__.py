@@ -8,12 +8,11 @@ from palimpsest.memory.base import Memory, scan, state_bytes
 from palimpsest.memory.decayed_ridge import DecayedRidgeMemory
 from palimpsest.memory.delta import DeltaMemory
 from palimpsest.memory.features import FEATURE_MAPS, FeatureMap, elu1, identity_l2
-from palimpsest.memory.hebbian import HebbianMemory, HebbianState
+from palimpsest.memory.hebbian import FastWeights, HebbianMemory
 from palimpsest.memory.linear import LinearMemory, LinearState
 from palimpsest.memory.parallel import parallel
 from palimpsest.memory.ridge import RidgeMemory, RidgeRootMemory, RidgeRootState, RidgeState
 from palimpsest.memory.token_delta import TokenDeltaMemory
-from palimpsest.memory.token_rules import FastWeights
 
 __all__ = [
     "FEATURE_MAPS",
@@ -23,7 +22,6 @@ __all__ = [
     "FastWeights",
     "FeatureMap",
     "HebbianMemory",
-    "HebbianState",
     "LinearMemory",
     "LinearState",
     "Memory",

@@ -10,8 +10,8 @@ from palimpsest.memory.features import FeatureMap, identity_l2, mapped
 from palimpsest.memory.recurrence import additive_prefixes
 
 
-class HebbianState(NamedTuple):
-    """``matrix`` M = sum w phi(k) v^T ``[B, H, F, V]``."""
+class FastWeights(NamedTuple):
+    """``matrix`` M ``[B, H, F, V]``, the weights of a linear map from keys to values."""
 
     matrix: Tensor
 
@@ -37,38 +37,38 @@ class HebbianMemory:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
-    ) -> HebbianState:
+    ) -> FastWeights:
         """Return M = 0."""
-        return HebbianState(torch.zeros(batch, heads, self.features.width(d_k), d_v, dtype=dtype, device=device))
+        return FastWeights(torch.zeros(batch, heads, self.features.width(d_k), d_v, dtype=dtype, device=device))
 
-    def read(self, state: HebbianState, q: Tensor) -> Tensor:
+    def read(self, state: FastWeights, q: Tensor) -> Tensor:
         """Answer queries."""
         return (self.features.apply(q.to(state.matrix.dtype)) @ state.matrix).to(q.dtype)
 
     def write(
-        self, state: HebbianState, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
-    ) -> HebbianState:
+        self, state: FastWeights, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None
+    ) -> FastWeights:
         """Add a segment."""
         _, weighted, v = mapped(self.features, k, v, keep, strength, state.matrix.dtype)
-        return HebbianState(state.matrix + weighted.mT @ v)
+        return FastWeights(state.matrix + weighted.mT @ v)
 
     def prefixes(
         self,
-        state: HebbianState,
+        state: FastWeights,
         k: Tensor,
         v: Tensor,
         keep: Tensor | None,
         reset: Tensor | None,
         strength: Tensor | None,
-    ) -> tuple[HebbianState, HebbianState]:
+    ) -> tuple[FastWeights, FastWeights]:
         """Return the states before every segment and after the last (see ``palimpsest.memory.parallel``)."""
         _, weighted, v = mapped(self.features, k, v, keep, strength, state.matrix.dtype)
         matrix, matrix_after = additive_prefixes(state.matrix, weighted.mT @ v, reset)
-        return HebbianState(matrix), HebbianState(matrix_after)
+        return FastWeights(matrix), FastWeights(matrix_after)
 
-    def matrix(self, state: HebbianState) -> Tensor:
+    def matrix(self, state: FastWeights) -> Tensor:
         """Return M."""
         return state.matrix
 
-    def denominators(self, state: HebbianState, q: Tensor) -> None:
+    def denominators(self, state: FastWeights, q: Tensor) -> None:
         """Return None: nothing is divided."""

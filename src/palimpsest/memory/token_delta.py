@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.memory.features import FeatureMap, identity_l2
+from palimpsest.memory.hebbian import FastWeights, HebbianMemory
 from palimpsest.memory.recurrence import affine_prefixes
-from palimpsest.memory.token_rules import FastWeights, delta_transition, delta_write
+from palimpsest.memory.token_rules import delta_transition, delta_write
 
 CHUNK_LENGTH = 64
 """Tokens that are written at once."""
@@ -48,11 +49,11 @@ class TokenDeltaMemory:
         device: torch.device | str | None = None,
     ) -> FastWeights:
         """Return M = 0."""
-        return FastWeights(torch.zeros(batch, heads, self.features.width(d_k), d_v, dtype=dtype, device=device))
+        return HebbianMemory(self.features).init(batch, heads, d_k, d_v, dtype=dtype, device=device)
 
     def read(self, state: FastWeights, q: Tensor) -> Tensor:
         """Answer queries with phi(q) M."""
-        return (self.features.apply(q.to(state.matrix.dtype)) @ state.matrix).to(q.dtype)
+        return HebbianMemory(self.features).read(state, q)
 
     def write(
         self, state: FastWeights, k: Tensor, v: Tensor, *, keep: Tensor | None = None, strength: Tensor | None = None

@@ -10,18 +10,11 @@ Keys and queries come already mapped and scaled: q and k are ``[B, H, N, F]``, v
 anything, even NaN, and reads zero. Everything is computed in the dtype of the state.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from palimpsest.memory.hebbian import FastWeights
 from palimpsest.memory.linear import LinearState, safe_divide
-
-
-class FastWeights(NamedTuple):
-    """``matrix`` M ``[B, H, F, V]``, the weights of a linear map from keys to values."""
-
-    matrix: Tensor
 
 
 def linear_recurrence(
