@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from palimpsest.cli import app
+from cli_case import refused, run
 from palimpsest.tasks.filler import CLASSIC_SENTENCES
 from palimpsest.tasks.templates import INTRODUCTION
 from palimpsest.training import resolve_checkpoint
@@ -24,21 +23,6 @@ pytestmark = pytest.mark.e2e
 SEGMENT = 64
 NEEDLE = "The pass key is 1. Remember it. 2 is the pass key. What is the pass key?"
 TEXT = f"{INTRODUCTION} {' '.join(CLASSIC_SENTENCES)} {NEEDLE}"
-
-
-def run(*words: object):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def refused(*words: object) -> str:
-    """Run a command that must refuse its input, and return its sentence."""
-    result = run(*words)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("palimpsest: ")
-    assert "Traceback" not in result.output
-    return lines[0].removeprefix("palimpsest: ")
 
 
 def write(path: Path, content: object) -> Path:

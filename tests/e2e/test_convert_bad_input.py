@@ -7,29 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
-from typer.testing import CliRunner
 
+from cli_case import refused, run
 from llama_case import llama, tokens
-from palimpsest.cli import app
 from palimpsest.data import load_tokenizer, train_tokenizer
 from palimpsest.models import PalimpsestForCausalLM, convert_llama
 
 pytestmark = pytest.mark.e2e
-
-
-def run(*words: object):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def refused(*words: object) -> str:
-    """Run a command that must refuse its input, and return its sentence."""
-    result = run(*words)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("palimpsest: ")
-    assert "Traceback" not in result.output
-    return lines[0].removeprefix("palimpsest: ")
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ def test_what_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("the disk is gone")
 
     monkeypatch.setattr("palimpsest.models.export.model_card", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(InputError, match="out could not be written, and nothing is left of it: the disk is gone"):
         export(small(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -361,8 +361,8 @@ def test_an_export_can_be_exported_again(exported, tmp_path):
 def test_bad_input_is_refused_in_one_sentence(exported, tmp_path):
     for words, sentence in (
         ((tmp_path / "nothing", tmp_path / "page"), "is no checkpoint: there is no config.json in it."),
-        ((exported, exported), "is not empty; give a new directory for the exported model."),
-        ((exported, exported / "README.md"), "is a file; give a new directory for the exported model."),
+        ((exported, exported), "is not empty; give a new directory for the model."),
+        ((exported, exported / "README.md"), "is a file; give a new directory for the model."),
     ):
         result = run("export", *words)
         assert result.exit_code == 2

@@ -1,10 +1,8 @@
 """``palimpsest convert``: a LLaMA checkpoint becomes one of ours."""
 
-import os
 import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +48,9 @@ def convert(
     ] = None,
 ) -> None:
     """Turn a LLaMA checkpoint into a memory model: all its weights are kept, gates begin closed."""
-    _require_free(out)
+    from palimpsest.models.directory import new_directory, require_free
+
+    require_free(out)
     block = {} if attention is None else _read_block(attention)
     if segment_length is not None:
         block["segment_length"] = segment_length
@@ -61,10 +61,14 @@ def convert(
     if gate_init is not None:
         block["gate"] = {**block.get("gate", {}), "init": gate_init}
     from palimpsest.models import convert_llama
+    from palimpsest.models.conversion import quietly
 
     model = convert_llama(llama, block)
     tokenizer = _tokenizer(llama)
-    _publish(out, lambda directory: _save(directory, model, tokenizer))
+    with new_directory(out) as directory, quietly():
+        model.save_pretrained(directory)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
     for line in _describe(model, tokenizer, out):
         typer.echo(line)
 
@@ -76,13 +80,6 @@ def _read_block(path: Path) -> dict[str, Any]:
 
     given = parse_yaml(AttentionSpec, path).model_dump(exclude_unset=True)
     return {key: value for key, value in given.items() if value != {}}
-
-
-def _require_free(out: Path) -> None:
-    if out.is_file():
-        raise InputError(f"{out} is a file; give a new directory for the converted model.")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; give a new directory for the converted model.")
 
 
 def _tokenizer(llama: Path) -> "PreTrainedTokenizerBase | None":
@@ -107,39 +104,6 @@ def _tokenizer(llama: Path) -> "PreTrainedTokenizerBase | None":
         ) from (error)
 
 
-def _save(directory: Path, model: "PalimpsestForCausalLM", tokenizer: "PreTrainedTokenizerBase | None") -> None:
-    from palimpsest.models.conversion import quietly
-
-    with quietly():
-        model.save_pretrained(directory)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
-
-
-def _publish(out: Path, write: Callable[[Path], None]) -> None:
-    """Make a directory that appears only when all its files are written and synced.
-
-    Raises:
-        InputError: it could not be written; nothing is left of it.
-    """
-    from safetensors import SafetensorError
-
-    from palimpsest.training.checkpoint import sync
-
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        write(partial)
-        for path in partial.rglob("*"):
-            sync(path)
-        os.replace(partial, out)
-        sync(out.parent)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{out} could not be written, and nothing is left of it: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _describe(model: "PalimpsestForCausalLM", tokenizer: "PreTrainedTokenizerBase | None", out: Path) -> Iterable[str]:
     """Say what has become of a LLaMA model."""
     from palimpsest.models import new_weights
@@ -151,12 +115,9 @@ def _describe(model: "PalimpsestForCausalLM", tokenizer: "PreTrainedTokenizerBas
     dtype = str(model.dtype).removeprefix("torch.")
     yield f"Checkpoint: {out}"
     yield f"kept: {len(kept)} weights, {sum(sizes[name] for name in kept):,} numbers in {dtype}, bit for bit"
-    layers = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in sizes if name in new)
+    weights = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in sizes if name in new)
     total = sum(sizes[name] for name in new)
     yield f"new: {total:,} numbers" if new else "new: nothing"
-    yield from (f"  {name} in {count} layer{'s' * (count > 1)}" for name, count in layers.items())
-    kinds = Counter(spec.kind(layer) for layer in range(config.num_hidden_layers))
-    names = {"memory": f"memory ({spec.memory.kind})"}
-    listed = ", ".join(f"{count} {names.get(kind, kind)}" for kind, count in kinds.items())
-    yield f"layers: {listed}; segments of {spec.segment_length:,} tokens"
+    yield from (f"  {name} in {count} layer{'s' * (count > 1)}" for name, count in weights.items())
+    yield f"layers: {spec.layers(config.num_hidden_layers)}; segments of {spec.segment_length:,} tokens"
     yield "tokenizer: kept" if tokenizer is not None else "tokenizer: none was there; training needs one in OUT"

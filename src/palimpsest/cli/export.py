@@ -37,8 +37,8 @@ def export(
     from palimpsest.cli.training_facts import training_facts
     from palimpsest.models import PalimpsestConfig
     from palimpsest.models.card import CardFacts
+    from palimpsest.models.directory import require_free
     from palimpsest.models.export import export as write
-    from palimpsest.models.export import require_free
     from palimpsest.training import resolve_checkpoint
     from palimpsest.training.state import pretrained_model
 

@@ -1,6 +1,5 @@
 """What a model is and costs, from its configuration alone: no weights are made or read."""
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,14 +130,12 @@ def row_length(recipe: Recipe) -> int:
 def _describe(config: PalimpsestConfig) -> list[Row]:
     spec = config.attention_spec
     layers = range(config.num_hidden_layers)
-    kinds = Counter(spec.kind(layer) for layer in layers)
     with torch.device("meta"):
         parameters = PalimpsestForCausalLM(config).num_parameters()
-    names = {kind: kind for kind in kinds} | {"memory": f"memory ({spec.memory.kind})"}
     sizes = Sizes.of(config)
     fixed = [layer_bytes(sizes, spec, spec.kind(layer), DTYPE) for layer in layers]
     memory, local = (sum(parts) for parts in zip(*fixed, strict=True))
-    growing = sum(KINDS[kind].bytes_per_token(sizes, DTYPE.itemsize) * count for kind, count in kinds.items())
+    growing = sum(KINDS[spec.kind(layer)].bytes_per_token(sizes, DTYPE.itemsize) for layer in layers)
     parts = [
         (memory, "bytes of state"),
         (local, "bytes of keys and values of the open segment"),
@@ -146,7 +143,7 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
     ]
     return [
         ("parameters", f"{parameters:,}"),
-        ("layers", ", ".join(f"{count} {names[kind]}" for kind, count in kinds.items())),
+        ("layers", spec.layers(config.num_hidden_layers)),
         ("width", f"{config.hidden_size}, {config.num_attention_heads} heads, vocabulary {config.vocab_size:,}"),
         ("segment", f"{spec.segment_length:,} tokens"),
         ("state per sequence", ", ".join(f"{size:,} {what}" for size, what in parts if size)),

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from palimpsest.attention.base import Attention, Facts
+from palimpsest.attention.base import Facts
 from palimpsest.attention.kinds import KINDS
 from palimpsest.attention.sizes import Sizes
-from palimpsest.attention.spec import AttentionSpec
-from palimpsest.memory import state_bytes
+from palimpsest.models.comparison import layer_bytes
 from palimpsest.models.modeling import PalimpsestForCausalLM
 
 
@@ -84,22 +82,14 @@ def kinds_of_layers(model: PalimpsestForCausalLM) -> list[Layers]:
     return [
         Layers(
             group,
-            f"memory ({spec.memory.kind})" if kind == "memory" else kind,
+            spec.title(kind),
             KINDS[kind].facts,
-            kept_of_a_sequence(KINDS[kind], sizes, spec, model.dtype),
+            Kept(
+                *layer_bytes(sizes, spec, kind, model.dtype), KINDS[kind].bytes_per_token(sizes, model.dtype.itemsize)
+            ),
         )
         for kind, group in numbers.items()
     ]
-
-
-def kept_of_a_sequence(kind: type[Attention], sizes: Sizes, spec: AttentionSpec, dtype: torch.dtype) -> Kept:
-    """Return the bytes that one layer of a kind keeps of one sequence, with keys and values of this dtype."""
-    empty = kind.empty(sizes, spec, 1, dtype, torch.device("meta"))
-    return Kept(
-        0 if empty is None else state_bytes(empty),
-        kind.open_segment_bytes(sizes, spec, dtype.itemsize),
-        kind.bytes_per_token(sizes, dtype.itemsize),
-    )
 
 
 def _what(model: PalimpsestForCausalLM, facts: CardFacts) -> str:

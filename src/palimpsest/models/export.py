@@ -3,8 +3,6 @@
 import ast
 import functools
 import importlib.metadata
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +12,9 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from palimpsest.errors import InputError
 from palimpsest.models.bundle import bundle
 from palimpsest.models.card import CardFacts, model_card
+from palimpsest.models.directory import new_directory
 from palimpsest.models.modeling import PalimpsestForCausalLM
 from palimpsest.records import read_json, write_atomic, write_json
 
@@ -64,36 +62,17 @@ def export(
         facts: what the model card shall say that the model does not know; by default its title is the directory's name.
 
     Raises:
-        InputError: the directory is a file, or is not empty.
+        InputError: the directory is a file, is not empty, or could not be written.
     """
-    require_free(directory)
-    directory = directory.absolute()
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with new_directory(directory) as partial:
         model.save_pretrained(partial)
         write_json(partial / "config.json", read_json(partial / "config.json") | {"auto_map": AUTO_MAP})
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         for name, text in code().items():
             write_atomic(partial / name, text)
-        card = model_card(model, facts or CardFacts(directory.name), requirements())
+        card = model_card(model, facts or CardFacts(directory.absolute().name), requirements())
         write_atomic(partial / "README.md", card)
-        os.replace(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def require_free(directory: Path) -> None:
-    """Check that a model can be written to a directory.
-
-    Raises:
-        InputError: it is a file, or is not empty.
-    """
-    if directory.is_file():
-        raise InputError(f"{directory} is a file; give a new directory for the exported model.")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise InputError(f"{directory} is not empty; give a new directory for the exported model.")
 
 
 def code() -> dict[str, str]:

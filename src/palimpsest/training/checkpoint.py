@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from palimpsest.errors import InputError
-from palimpsest.records import write_json
+from palimpsest.records import sync, write_json
 from palimpsest.schema import Closed
 
 MANIFEST = "manifest.json"
@@ -227,15 +227,6 @@ def _is_disk_full(error: Exception) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT)
     # safetensors and tokenizers write from Rust and give the system's error number as text, in exceptions of any class
     return getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)
-
-
-def sync(path: Path) -> None:
-    """Make a file, or the entries of a directory, survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from palimpsest.attention import GatedAttention, MemoryAttention, Site
 from palimpsest.models import PalimpsestForCausalLM
-from palimpsest.records import LayerMetrics, StepRecord, write_atomic
-from palimpsest.training.checkpoint import disk_full_as_input_error, sync
+from palimpsest.records import LayerMetrics, StepRecord, sync, write_atomic
+from palimpsest.training.checkpoint import disk_full_as_input_error
 from palimpsest.training.data import Batch
 
 
