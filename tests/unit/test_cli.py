@@ -23,7 +23,7 @@ COMMANDS = {
     "study report": {"--out"},
     "train": {"--out"},
     "eval": {"--tasks", "--lengths", "--depths", "--items", "--seed", "--out"},
-    "probe": {"--interventions", "--lengths", "--depths", "--items", "--seed", "--out"},
+    "probe checkpoint": {"--interventions", "--lengths", "--depths", "--items", "--seed", "--out"},
     "generate": {"--prompt", "--prompt-file", "--ask", "--snapshot", "--from-snapshot"}
     | {"--max-new-tokens", "--temperature", "--seed"},
     "info": set(),
@@ -51,7 +51,7 @@ def test_the_list_of_commands_and_flags_is_this_one():
     assert {name: flags - {HELP} for name, flags in found.items()} == COMMANDS
 
 
-@pytest.mark.parametrize("command", ["", "study", "data", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "study", "data", "probe", *COMMANDS])
 def test_every_help_ends_with_an_example(command):
     shown = CliRunner().invoke(app, [*command.split(), HELP], env={"COLUMNS": "200"})
     assert shown.exit_code == 0

@@ -13,6 +13,7 @@ from palimpsest.cli.convert import register as register_convert
 from palimpsest.cli.data import data_app
 from palimpsest.cli.export import register as register_export
 from palimpsest.cli.models import register as register_models
+from palimpsest.cli.probe import probe_app
 from palimpsest.cli.study import study_app
 from palimpsest.cli.tools import register as register_tools
 from palimpsest.errors import InputError
@@ -76,6 +77,7 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 register_models(app)
+app.add_typer(probe_app, name="probe")
 register_convert(app)
 register_export(app)
 app.add_typer(data_app, name="data")

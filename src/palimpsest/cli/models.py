@@ -1,4 +1,4 @@
-"""Commands on one recipe or one checkpoint: train, eval, probe, generate, info."""
+"""Commands on one recipe or one checkpoint: train, eval, generate, info."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +43,6 @@ def register(app: typer.Typer) -> None:
     app.command("eval", epilog="Example: palimpsest eval runs/tiny-ridge-passkey --tasks passkey --lengths 160,288")(
         evaluate
     )
-    app.command("probe", epilog="Example: palimpsest probe runs/tiny-ridge-passkey --interventions swap,zero")(probe)
     app.command("generate", epilog="Example: palimpsest generate runs/tiny-ridge --prompt-file book.txt")(generate)
     app.command("info", epilog="Example: palimpsest info recipes/tiny-ridge.yaml")(info)
 
@@ -81,44 +80,14 @@ def evaluate(
     from palimpsest.cli.evaluation import evaluate as answer
     from palimpsest.cli.tables import passkey_table
 
-    grid = Grid(_lengths(lengths), list_of("--depths", depths, float), items, seed, [])
+    grid = Grid(lengths_of(lengths), list_of("--depths", depths, float), items, seed, [])
     records, path = answer(open_checkpoint(checkpoint), grid, out or Path("runs/eval"))
     output().print(passkey_table(records))
     typer.echo(f"Items: {path}")
 
 
-def probe(
-    checkpoint: CheckpointPath,
-    interventions: Annotated[
-        str | None,
-        typer.Option(
-            "--interventions",
-            metavar="NAME,...",
-            help="swap: the memory of another item; zero: an empty one; gate_closed: no reading.",
-            show_default="all that can change something",
-        ),
-    ] = None,
-    lengths: Lengths = None,
-    depths: Depths = DEPTHS,
-    items: Items = 20,
-    seed: ItemSeed = 0,
-    out: Out = None,
-) -> None:
-    """Take the memory away before the answer, and show what is lost, paired by item."""
-    wanted = None if interventions is None else list_of("--interventions", interventions, str)
-    from palimpsest.cli.evaluation import Grid, open_checkpoint, possible_interventions
-    from palimpsest.cli.evaluation import evaluate as answer
-    from palimpsest.cli.tables import probe_table
-
-    opened = open_checkpoint(checkpoint)
-    names = possible_interventions(opened, wanted)
-    grid = Grid(_lengths(lengths), list_of("--depths", depths, float), items, seed, names)
-    records, path = answer(opened, grid, out or Path("runs/eval"))
-    output().print(probe_table(records, names))
-    typer.echo(f"Items: {path}")
-
-
-def _lengths(text: str | None) -> list[int]:
+def lengths_of(text: str | None) -> list[int]:
+    """Return the lengths that the user named, none if none."""
     return [] if text is None else list_of("--lengths", text, int)
 
 

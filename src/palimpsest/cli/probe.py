@@ -1,0 +1,62 @@
+"""``palimpsest probe``: what a memory holds, what a model makes of it, and what is lost without it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from palimpsest.cli.console import list_of, output
+from palimpsest.cli.models import DEPTHS, CheckpointPath, Depths, Items, ItemSeed, Lengths, Out, lengths_of
+
+DEFAULT = "checkpoint"
+
+
+class _Default(TyperGroup):
+    """A group whose first argument, where it names no command, belongs to the command ``checkpoint``."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Put the default command before a path, or before a path's options."""
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+probe_app = typer.Typer(
+    cls=_Default,
+    no_args_is_help=True,
+    help="Look into a memory: take it away before the answer (CHECKPOINT), or fill it without training (memory).",
+    epilog="Example: palimpsest probe runs/tiny-ridge-passkey --interventions swap,zero",
+)
+
+
+@probe_app.command(DEFAULT, epilog="Example: palimpsest probe checkpoint runs/tiny-ridge-passkey --interventions swap")
+def checkpoint_probe(
+    checkpoint: CheckpointPath,
+    interventions: Annotated[
+        str | None,
+        typer.Option(
+            "--interventions",
+            metavar="NAME,...",
+            help="swap: the memory of another item; zero: an empty one; gate_closed: no reading.",
+            show_default="all that can change something",
+        ),
+    ] = None,
+    lengths: Lengths = None,
+    depths: Depths = DEPTHS,
+    items: Items = 20,
+    seed: ItemSeed = 0,
+    out: Out = None,
+) -> None:
+    """Take the memory away before the answer, and show what is lost, paired by item."""
+    wanted = None if interventions is None else list_of("--interventions", interventions, str)
+    from palimpsest.cli.evaluation import Grid, open_checkpoint, possible_interventions
+    from palimpsest.cli.evaluation import evaluate as answer
+    from palimpsest.cli.tables import probe_table
+
+    opened = open_checkpoint(checkpoint)
+    names = possible_interventions(opened, wanted)
+    grid = Grid(lengths_of(lengths), list_of("--depths", depths, float), items, seed, names)
+    records, path = answer(opened, grid, out or Path("runs/eval"))
+    output().print(probe_table(records, names))
+    typer.echo(f"Items: {path}")
