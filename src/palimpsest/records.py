@@ -23,14 +23,18 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
-ErrorClass = Literal["correct", "other_number", "no_number"]
+ErrorClass = Literal["correct", "other_number", "no_number", "other_value", "absent_value", "not_finite"]
+"""What an answer is: right; for numbers, another number or none; otherwise a value that the context gives for something
+else (a binding error) or one that it does not give at all; or logits that are not finite."""
 
 
 class ItemRecord(Record):
     """One evaluation item answered by one checkpoint under one intervention (``items/*.jsonl``).
 
-    Positions count true tokens from 0. ``compressions`` is the number of segment boundaries between the needle and
-    the last segment, that is, how often the memory was written from the needle's segment on before the answer.
+    Positions count true tokens from 0. ``compressions`` is the number of segment boundaries between the nearest needle
+    and the last segment, that is, how often the memory was written from the needle's segment on before the answer.
+    ``reachable_by`` names the arms of the study whose exact attention reaches a needle; ``cluster`` is shared by items
+    with one haystack. Scores are explained by ``palimpsest.tasks.Score``.
     """
 
     task: str
@@ -57,6 +61,12 @@ class ItemRecord(Record):
     rank: int
     candidates: int
     answer_logprob: float
+    cluster: str = ""
+    needles: tuple[tuple[int, int], ...] = ()
+    reachable_by: tuple[str, ...] = ()
+    facts: dict[str, float | str] = {}
+    contains: bool = False
+    recall: float = 0.0
 
 
 class PositionLossRecord(Record):

@@ -12,7 +12,7 @@ from scipy import stats
 from palimpsest.errors import InputError
 from palimpsest.tasks.filler import Filler, compositions
 from palimpsest.tasks.keys import digits_of, draw_keys, is_evaluation_key, mix, random_bits
-from palimpsest.tasks.task import Sample, classify_number, padded_row, rank_of_first
+from palimpsest.tasks.task import Sample, Span, classify_number, padded_row, rank_of_first
 
 ALL_KEYS = np.arange(10_000, 100_000)
 
@@ -147,11 +147,15 @@ def small_sample() -> Sample:
         segment_length=4,
         input_ids=np.array([6, 7, 8, 9, 1, 2], dtype=np.int32),
         prompt_length=4,
-        needle_start=0,
-        needle_end=1,
+        cluster="0",
         question_start=3,
+        needles=(Span(0, 1),),
         candidates=("12", "21"),
         candidate_ids=np.array([[1, 2], [2, 1]], dtype=np.int32),
+        answers=("12",),
+        others=(),
+        facts={},
+        new_tokens=2,
     )
 
 

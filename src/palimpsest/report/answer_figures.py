@@ -31,11 +31,17 @@ ERROR_NAMES: Mapping[ErrorClass, str] = {
     "correct": "right key",
     "other_number": "another number",
     "no_number": "no number",
+    "other_value": "another value of the context",
+    "absent_value": "a value not in the context",
+    "not_finite": "logits not finite",
 }
 _ERROR_LOOKS: Mapping[ErrorClass, tuple[str, str]] = {
     "correct": ("#0072B2", ""),
     "other_number": ("#E69F00", "///"),
     "no_number": ("#d9d9d9", ""),
+    "other_value": ("#E69F00", "///"),
+    "absent_value": ("#d9d9d9", ""),
+    "not_finite": ("#000000", ""),
 }
 
 

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar
 
 from palimpsest.records import ErrorClass, ItemRecord
 from palimpsest.report.load import INTACT, Condition, StudyResults
@@ -13,7 +13,8 @@ from palimpsest.report.numerals import DASH
 from palimpsest.statistics import Estimate, align, contrast, estimate, holm, mcnemar
 
 Score = Literal["exact", "rank"]
-ERROR_CLASSES: tuple[ErrorClass, ...] = get_args(ErrorClass)
+ERROR_CLASSES: tuple[ErrorClass, ...] = ("correct", "other_number", "no_number", "not_finite")
+"""What an answer to a question for a number can be."""
 WIDE = 0.1
 """Half-width of an interval above which a cell counts as too uncertain to be read by its colour."""
 

@@ -139,6 +139,11 @@ def _item_record(subject: Subject, task: Passkey, sample: Sample, output: Output
         rank=score.rank,
         candidates=score.candidates,
         answer_logprob=score.answer_logprob,
+        cluster=sample.cluster,
+        needles=sample.needles,
+        facts=dict(sample.facts),
+        contains=score.contains,
+        recall=score.recall,
     )
 
 

@@ -31,6 +31,11 @@ def random_bits(label: str, count: int, *, start: int = 0) -> NDArray[np.uint64]
     return mix(seed + _GOLDEN_GAMMA * np.arange(start + 1, start + count + 1, dtype=np.uint64))
 
 
+def unit_interval(label: str, *, start: int = 0) -> float:
+    """Return number ``start`` of the stream that ``label`` names as a fraction in [0, 1)."""
+    return int(random_bits(label, 1, start=start)[0] >> np.uint64(11)) * 2.0**-53
+
+
 def is_evaluation_key(keys: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Tell which keys (non-negative integers) belong to the evaluation split; about one in five does."""
     return mix(keys.astype(np.uint64)) % np.uint64(EVALUATION_SHARE) == 0

@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from palimpsest.errors import InputError
 from palimpsest.tasks.filler import Filler
-from palimpsest.tasks.keys import digits_of, draw_keys, random_bits
+from palimpsest.tasks.keys import digits_of, draw_keys, random_bits, unit_interval
 from palimpsest.tasks.task import (
     Output,
     Reference,
     Row,
     Sample,
     Score,
+    Span,
     Split,
     classify_number,
     padded_row,
@@ -78,6 +79,7 @@ class Passkey:
 
     name = "passkey"
     version = 2
+    questions = 1
 
     def __init__(self, spec: PasskeySpec, tokenizer: Tokenizer, *, segment_length: int, pad_id: int = 0) -> None:
         self.spec = spec
@@ -111,7 +113,7 @@ class Passkey:
         """What perfect recall reaches."""
         return Reference(exact=1.0, rank_first=1.0)
 
-    def sample(self, *, split: Split, seed: int, index: int, length: int, depth: float) -> Sample:
+    def sample(self, *, split: Split, seed: int, index: int, length: int, depth: float | None) -> Sample:
         """Make one item, a pure function of its arguments.
 
         Args:
@@ -119,11 +121,13 @@ class Passkey:
             seed, index: coordinates of the item.
             length: exact number of tokens of prompt and answer.
             depth: where the needle should be, from 0 (start of the haystack) to 1 (its end); it is put at the
-                nearest place that whole sentences reach and that keeps it inside one segment.
+                nearest place that whole sentences reach and that keeps it inside one segment. None: anywhere.
 
         Raises:
             InputError: ``depth`` is outside 0..1, or ``length`` is too short or not to be reached exactly.
         """
+        if depth is None:
+            depth = unit_interval(f"{self.name}@{self.version}|depth|{split}|{seed}|{index}|{length}")
         if not 0.0 <= depth <= 1.0:
             raise InputError(f"the passkey depth is a fraction of the haystack from 0 to 1, not {depth}")
         haystack = length - self._pieces.fixed_length
@@ -139,22 +143,28 @@ class Passkey:
         content = f"{label}|{self.segment_length}|{needle_start}|{keys.tolist()}|".encode()
         input_ids.setflags(write=False)
         candidate_ids.setflags(write=False)
+        identity = blake2b(content + input_ids.astype("<i4").tobytes(), digest_size=8).hexdigest()
+        candidates = tuple(map(str, keys.tolist()))
         return Sample(
-            id=blake2b(content + input_ids.astype("<i4").tobytes(), digest_size=8).hexdigest(),
+            id=identity,
             task=self.name,
             version=self.version,
             split=split,
             seed=seed,
             index=index,
+            cluster=identity,
             depth=float(depth),
             segment_length=self.segment_length,
             input_ids=input_ids,
             prompt_length=length - width,
-            needle_start=needle_start,
-            needle_end=needle_start + self.needle_length,
             question_start=length - self._pieces.question.ids.size,
-            candidates=tuple(map(str, keys.tolist())),
+            needles=(Span(needle_start, needle_start + self.needle_length),),
+            candidates=candidates,
             candidate_ids=candidate_ids,
+            answers=candidates[:1],
+            others=(),
+            facts={"needles": 1, "distractors": 0, "hops": 1},
+            new_tokens=width,
         )
 
     def training_item(self, seed: int, index: int) -> Sample:
@@ -163,10 +173,10 @@ class Passkey:
         A length that whole sentences do not reach is replaced by the nearest that they do.
         """
         label = f"{self.name}@{self.version}|mix|{seed}|{index}"
-        first, second = (int(bits) for bits in random_bits(label, 2))
+        first = int(random_bits(label, 1)[0])
         length = self.spec.min_length + first % (self.spec.max_length - self.spec.min_length + 1)
         length = self.nearest_length(length, at_most=self.spec.max_length)
-        depth = (second >> 11) * 2.0**-53
+        depth = unit_interval(label, start=1)
         return self.sample(split="training", seed=seed, index=index, length=length, depth=depth)
 
     def training_sample(self, seed: int, index: int) -> Row:
@@ -201,9 +211,14 @@ class Passkey:
         if logprobs.shape != (len(sample.candidates),):
             raise ValueError(f"{len(sample.candidates)} candidates need as many log-probabilities: {logprobs.shape}")
         error_class = classify_number(output.text, sample.answer)
+        contains = sample.answer in output.text
+        if not np.isfinite(logprobs).all():
+            error_class = "not_finite"
         return Score(
             output=output.text,
             exact=error_class == "correct",
+            contains=contains,
+            recall=float(contains),
             error_class=error_class,
             rank=rank_of_first(logprobs),
             candidates=logprobs.size,

@@ -1,7 +1,7 @@
 """The nouns of this wing: a ``Task`` makes a ``Sample`` and gives a ``Score`` to what a model answered."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -19,19 +19,35 @@ PADDING_DOCUMENT = -1
 _INTEGER = re.compile(r"[0-9]+")
 
 
+class Span(NamedTuple):
+    """Half-open range of token positions."""
+
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One item in true tokens: prompt, answer, and where the evidence (the needle) lies.
+    """One item in true tokens: prompt, answer, and where the evidence (the needles) lies.
 
     Positions count tokens from 0 at the start of the row; segments are ``[0, S), [S, 2S), ...`` with
     ``S = segment_length``. Spans are half-open. ``depth`` is the requested place of the needle, as a fraction
-    of the haystack (0: furthest from the question, 1: next to it); the place it got is ``needle_start``.
+    of the haystack (0: furthest from the question, 1: next to it); the place it got is in ``needles``.
 
     Attributes:
         id: 16 hexadecimal digits derived from the coordinates of the item and all its tokens.
+        cluster: items of one cluster have their first ``question_start`` tokens in common, so that these can be read
+            once and asked about many times; their scores are not independent.
         input_ids: [length] prompt, then answer; read-only.
+        question_start: where the haystack ends and what is asked begins.
+        needles: what must be remembered to answer, in the order of the text; not the distractors.
         candidates: answers to rank by log-probability, the right one first.
-        candidate_ids: [candidates, answer tokens] the same as tokens; read-only.
+        candidate_ids: [candidates, answer tokens] the same as tokens, shorter ones padded with -1 on the right;
+            read-only.
+        answers: what a right output names, one entry unless several things were asked for together.
+        others: values that the haystack gives for something else: to name one is to have found the wrong place.
+        facts: the other coordinates of the item: ``needles``, ``distractors``, ``hops`` and whatever a task varies.
+        new_tokens: tokens that a model may say.
     """
 
     id: str
@@ -40,15 +56,19 @@ class Sample:
     split: Split
     seed: int
     index: int
+    cluster: str
     depth: float
     segment_length: int
     input_ids: NDArray[np.int32]
     prompt_length: int
-    needle_start: int
-    needle_end: int
     question_start: int
+    needles: tuple[Span, ...]
     candidates: tuple[str, ...]
     candidate_ids: NDArray[np.int32]
+    answers: tuple[str, ...]
+    others: tuple[str, ...]
+    facts: Mapping[str, float | str]
+    new_tokens: int
 
     @property
     def length(self) -> int:
@@ -71,17 +91,28 @@ class Sample:
         return self.input_ids[self.prompt_length :]
 
     @property
+    def needle_start(self) -> int:
+        """Where the first needle begins."""
+        return min(needle.start for needle in self.needles)
+
+    @property
+    def needle_end(self) -> int:
+        """Where the last needle ends."""
+        return max(needle.end for needle in self.needles)
+
+    @property
     def distance(self) -> int:
-        """Number of tokens between the end of the needle and the first token of the answer."""
+        """Number of tokens between the end of the nearest needle and the first token of the answer."""
         return self.prompt_length - self.needle_end
 
     @property
     def compressions(self) -> int:
-        """Number of segment boundaries between the needle and the token that must produce the answer.
+        """Number of segment boundaries between the nearest needle and the token that must produce the answer.
 
         That token is the last of the prompt: its output is the first token of the answer.
         """
-        return (self.prompt_length - 1) // self.segment_length - self.needle_start // self.segment_length
+        nearest = max(needle.start // self.segment_length for needle in self.needles)
+        return (self.prompt_length - 1) // self.segment_length - nearest
 
     @property
     def segments(self) -> int:
@@ -90,8 +121,12 @@ class Sample:
 
     @property
     def locally_reachable(self) -> bool:
-        """Whether attention inside one segment is enough to read the needle: no compression lies between."""
+        """Whether attention inside one segment reaches a needle: for the nearest, no compression lies between."""
         return self.compressions == 0
+
+    def reachable_from(self, first_visible: int) -> bool:
+        """Whether any part of a needle is at or after the first position that exact attention reaches."""
+        return self.needle_end > first_visible
 
     @property
     def question_in_last_segment(self) -> bool:
@@ -148,10 +183,23 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The outcome of one item; ``rank`` is that of the right answer among ``candidates``, 1 is best."""
+    """The outcome of one item.
+
+    Attributes:
+        output: what the model said.
+        exact: whether it is the whole answer and begins with it, or, where several things were asked for, whether it
+            names all of them and nothing else.
+        contains: whether the answer occurs anywhere in it (the looser rule of the public benchmarks).
+        recall: share of ``Sample.answers`` that occur in it.
+        error_class: what it is instead.
+        rank: of the right answer among ``candidates``, 1 is best.
+        answer_logprob: of the right answer after the prompt, in nats.
+    """
 
     output: str
     exact: bool
+    contains: bool
+    recall: float
     error_class: ErrorClass
     rank: int
     candidates: int
@@ -179,6 +227,16 @@ class Task(Protocol):
         ...
 
     @property
+    def segment_length(self) -> int:
+        """Tokens per segment; no needle crosses a boundary."""
+        ...
+
+    @property
+    def questions(self) -> int:
+        """Items per haystack: ``index // questions`` names the haystack, ``index % questions`` the question."""
+        ...
+
+    @property
     def floor(self) -> Reference:
         """What guessing without the context reaches."""
         ...
@@ -188,8 +246,8 @@ class Task(Protocol):
         """What perfect recall reaches."""
         ...
 
-    def sample(self, *, split: Split, seed: int, index: int, length: int, depth: float) -> Sample:
-        """Make one item of exactly ``length`` tokens with its needle near ``depth`` (0..1)."""
+    def sample(self, *, split: Split, seed: int, index: int, length: int, depth: float | None) -> Sample:
+        """Make one item of exactly ``length`` tokens with its needle near ``depth`` (0..1; None: drawn uniformly)."""
         ...
 
     def score(self, sample: Sample, output: Output) -> Score:
