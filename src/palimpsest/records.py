@@ -200,6 +200,394 @@ class StudyRecord(Record):
     deviations: list[str]
 
 
+class MechanismSetting(Record):
+    """What was done to one memory in one cell of a mechanism test: synthetic keys and values, nothing trained.
+
+    Attributes:
+        test: the name of the test.
+        kind: the kind of memory, as in a configuration.
+        memory: the kind, with the option that differs from its defaults.
+        features: the feature map.
+        keys: the distribution of a key's numbers, as in ``N(0,1)`` (mean, variance).
+        size: d, of keys and of values.
+        segment_length: tokens per segment.
+        load: pairs, or tokens, that were written.
+        codes: V, how many values there are; the answer is the one that has the largest product with the read. None
+            where nothing is decoded.
+        unit_codes: whether values have length one; otherwise their numbers are normal with variance 1 / d.
+        decoding: ``raw``, or ``centred``: the mean read is taken away first.
+        age: writes since the pair was written.
+        rewrites: how often every key was written again, with another value.
+        similarity: cosine between two keys.
+        filler: whether the load is pairs that never come again, or a few that are repeated.
+        strength: how much of each token of the load was written.
+        updates: segments that were written.
+        state: the precision that the state was rounded to after every write.
+    """
+
+    test: str
+    kind: str
+    memory: str
+    features: str
+    keys: str
+    size: int
+    segment_length: int
+    load: int
+    codes: int | None = None
+    unit_codes: bool = True
+    decoding: Literal["raw", "centred"] | None = None
+    age: int | None = None
+    rewrites: int | None = None
+    similarity: float | None = None
+    filler: Literal["novel", "repeated"] | None = None
+    strength: float | None = None
+    updates: int | None = None
+    state: Literal["float32", "bfloat16"] = "float32"
+
+
+class MechanismRecord(MechanismSetting):
+    """What was measured in that cell (``records/mechanism.jsonl``), and what theory says.
+
+    Attributes:
+        measure: what ``mean`` is the mean of.
+        mean: over all draws, in [``low``, ``high``] at 95 %.
+        n: outcomes behind the mean.
+        draws: the mean of each independent draw of keys and values, the unit that was sampled.
+        method: of the interval.
+        theory: the prediction, None without one.
+        law: the name of the prediction.
+    """
+
+    measure: str
+    mean: float
+    low: float
+    high: float
+    n: int
+    draws: tuple[float, ...]
+    method: str
+    theory: float | None = None
+    law: str | None = None
+
+
+class SharedPassage(Record):
+    """A run of words that an evaluated text shares with a training document, as it is written in each of them.
+
+    ``words`` is how many in a row are the same but for case and punctuation; it begins with word ``start`` (from 0).
+    """
+
+    training_document: str
+    start: int
+    words: int
+    evaluated_text: str
+    training_text: str
+
+
+class AuditRecord(Record):
+    """What one evaluated text shares with the training text (``audit.jsonl``).
+
+    Attributes:
+        document_id: of the evaluated text.
+        source: where it is from.
+        words: in it, normalised.
+        tokens: in it, in the unit of the audit.
+        ngrams: word n-grams in it, n as in the audit (13).
+        hits: those that stand in a training document.
+        covered: share of its words inside such an n-gram.
+        eightgrams_seen: share of its word 8-grams that stand in a training document.
+        longest_words: longest run of words that stands in a training document.
+        longest_tokens: longest run of tokens, exactly as written.
+        same_id: whether a training document carries the same identifier.
+        boilerplate_cuts: passages of the list of boilerplate that were cut from it.
+        reasons: why it counts as dirty; empty for a clean one.
+        offending: training documents that hold its hits and its longest match, most hits first.
+        passages: the longest shared passages.
+    """
+
+    document_id: str
+    source: str
+    words: int
+    tokens: int
+    ngrams: int
+    hits: int
+    covered: float
+    eightgrams_seen: float
+    longest_words: int
+    longest_tokens: int
+    same_id: bool
+    boilerplate_cuts: int
+    reasons: tuple[Literal["ngram", "coverage", "longest_match", "same_id"], ...]
+    offending: tuple[str, ...]
+    passages: tuple[SharedPassage, ...]
+
+
+class CanaryRecord(Record):
+    """A passage of an evaluated text that was planted in the training stream (``canaries.jsonl``), and its discovery.
+
+    ``longest_words`` and ``longest_tokens`` are the longest matches of the passage with the document it was planted in.
+    """
+
+    document_id: str
+    host: str
+    perturbation: str
+    words: int
+    longest_words: int
+    longest_tokens: int
+    found: bool
+
+
+class RepeatedPassage(Record):
+    """An n-gram that ``documents`` evaluated texts share with the training text: a formula rather than a copy."""
+
+    text: str
+    documents: int
+
+
+class AuditSetting(Record):
+    """What was audited, how, and how fast (``audit.json``)."""
+
+    training: str
+    evaluated: tuple[str, ...]
+    training_documents: int
+    training_bytes: int
+    ngram: int
+    unit: str
+    longest_allowed: int
+    seed: int
+    seconds: float
+    repeated: tuple[RepeatedPassage, ...]
+
+
+class PlaceLossRecord(Record):
+    """Held-out loss of one document at some places of its segments, the first segment left out.
+
+    The place is that of the token that predicts, from 0: so many tokens of its segment come before it. ``nll`` is
+    summed over ``tokens`` predictions, in nats, of which ``not_finite`` are not finite (and so is the sum, if there are
+    any).
+    """
+
+    arm: str
+    seed: int
+    checkpoint: str
+    intervention: str
+    document_id: str
+    segment_length: int
+    place_start: int
+    place_end: int
+    nll: float
+    tokens: int
+    not_finite: int
+
+
+class ForgettingRecord(Record):
+    """How much of a text a model says right after it has read the same text, or another one, of the same length.
+
+    Scored are the ``tokens`` of the last half of the target, each after those before it: ``correct`` were likeliest,
+    ``nll`` is their loss summed in nats, and ``not_finite`` of them had logits that are not finite, which are not
+    correct. ``separator`` stands before the prefix and before the target.
+    """
+
+    arm: str
+    seed: int
+    checkpoint: str
+    condition: Literal["copy", "lm"]
+    length: int
+    segment_length: int
+    repeat: int
+    target_id: str
+    target_start: int
+    prefix_id: str
+    prefix_start: int
+    separator: str
+    tokens: int
+    correct: int
+    nll: float
+    not_finite: int
+
+
+class PerturbationRecord(Record):
+    """Loss of the last ``tokens`` of a document when the text further back than ``distance`` tokens is not its own.
+
+    ``condition`` says what stands there: the ``true`` text, that of ``other`` documents, its ``sentences`` or its
+    ``tokens`` in random order, or nothing (``dropped``). ``context`` counts the tokens before those that are scored, in
+    the true text; its ``distance`` is all of them. ``nll`` is a sum in nats, over predictions of which ``not_finite``
+    are not finite (and so is the sum, if there are any).
+    """
+
+    arm: str
+    seed: int
+    checkpoint: str
+    condition: Literal["true", "other", "sentences", "tokens", "dropped"]
+    document_id: str
+    other_id: str
+    context: int
+    distance: int
+    segment_length: int
+    tokens: int
+    nll: float
+    not_finite: int
+
+
+class ProfileRecord(Record):
+    """What one head with a gate does on one document (``profile.jsonl``); None where a kind of layer has no such thing.
+
+    The memory is that before the last segment of the document, where it is fullest while still being read. Means are
+    over the tokens after the first segment. ``palimpsest.probes`` defines what is measured.
+
+    Attributes:
+        tokens: read of the document.
+        layers: of the model; ``layer`` counts from 0.
+        memory: the kind of memory, with ``features``.
+        state_bytes: bytes that the head holds.
+        gate: the mean gate; ``gate_initial`` is that before training, ``gate_shift`` how far its logit has moved.
+        memory_output: mean length of what the memory adds to the residual stream; ``local_output`` of local attention.
+        rho: memory_output / (memory_output + local_output).
+        read_norm: mean length of a read, before the gate.
+        write_strength: mean strength w of the tokens that were written; ``load`` is the sum of w^2.
+        memory_norm: Frobenius norm of M; ``effective_rank`` of M is exp of the entropy of its singular values.
+        denominator_min: the smallest number that a read divides by; ``denominator_max`` the largest.
+        width: F, the number of features of a key.
+        key_dimension: d_eff of the mapped keys; ``common_mode`` is kappa.
+        n50: predicted pairs of which half are recalled; ``n50_common_mode`` if the common mode is in the way.
+        effect: rise of the loss in nats per token under an intervention on this head alone, ``intervention``.
+    """
+
+    arm: str
+    seed: int
+    checkpoint: str
+    document_id: str
+    tokens: int
+    segment_length: int
+    layer: int
+    layers: int
+    head: int
+    kind: str
+    memory: str | None
+    features: str | None
+    state_bytes: int
+    gate: float
+    gate_initial: float
+    gate_shift: float
+    memory_output: float
+    local_output: float
+    rho: float
+    read_norm: float
+    write_strength: float | None = None
+    load: float | None = None
+    memory_norm: float | None = None
+    effective_rank: float | None = None
+    denominator_min: float | None = None
+    denominator_max: float | None = None
+    width: int | None = None
+    key_dimension: float | None = None
+    common_mode: float | None = None
+    n50: float | None = None
+    n50_common_mode: float | None = None
+    intervention: str | None = None
+    effect: float | None = None
+
+
+class EffectRecord(Record):
+    """What it costs a model to read another document's memory in one head alone (``effects.jsonl``).
+
+    ``effect`` has one number per document: the mean rise of the loss in nats per token, after the first segment.
+    """
+
+    arm: str
+    seed: int
+    checkpoint: str
+    layer: int
+    head: int
+    gate: float
+    rho: float
+    effect: tuple[float, ...]
+
+
+class StateCostRecord(Record):
+    """What one sequence keeps after ``context`` tokens, and what the next tokens take (``cost.jsonl``)."""
+
+    arm: str
+    seed: int
+    context: int
+    memory_bytes: int
+    local_bytes: int
+    seconds_per_token: float
+    flops_per_token: float
+    parameters: int
+
+
+class ValidityRecord(Record):
+    """How a reference answerer did on a task (``validity.jsonl``): ``exact`` of ``n`` items.
+
+    ``last_segment`` was asked only what lies before the last segment. ``first`` counts right answers ranked first;
+    ``floor`` and ``ceiling`` are the shares of exact answers that the task names.
+    """
+
+    task: str
+    knobs: str
+    responder: str
+    n: int
+    exact: int
+    first: int
+    floor: float
+    ceiling: float
+
+
+class Series(Record):
+    """One line, or the points, of a figure: ``y`` at ``x``, in [``low``, ``high``] where there is an interval."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    points: bool = False
+
+
+class FigureRecord(Record):
+    """The figure of one row of a scorecard, as numbers; ``marks`` are named values on the axis of x."""
+
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    log_x: bool = False
+    share: bool = False
+    marks: dict[str, float] = {}
+
+
+class RowRecord(Record):
+    """One row of a scorecard and what became of it (``scorecard.json``).
+
+    Attributes:
+        id: E01 to E31.
+        demand: what the reviewer asked for.
+        claim: what is claimed; ``verdict`` says what became of it, ``sentence`` why.
+        published: the published claim that the row tests, and its source.
+        rule: the decision rule in words.
+        estimates: the numbers that the rule asked for; ``facts`` others worth knowing.
+        sources: names of the record files behind the numbers.
+        prereg: SHA-256 of the study file that fixed the row.
+        tested: False for a row that this study cannot test; ``note`` says why.
+    """
+
+    id: str
+    demand: str
+    claim: str
+    published: str | None
+    rule: str
+    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    sentence: str
+    estimates: dict[str, EstimateRecord]
+    facts: dict[str, EstimateRecord]
+    figure: FigureRecord | None
+    sources: tuple[str, ...]
+    note: str
+    prereg: str
+    primary: bool
+    tested: bool
+
+
 R = TypeVar("R", bound=Record)
 
 

@@ -24,12 +24,18 @@ COMMANDS = {
     "train": {"--out"},
     "eval": {"--tasks", "--lengths", "--depths", "--items", "--seed", "--out"},
     "probe checkpoint": {"--interventions", "--lengths", "--depths", "--items", "--seed", "--out"},
+    "probe memory": {"--kinds", "--features", "--sizes", "--tests", "--out", "--seed", "--quick"},
+    "probe profile": {"--prompt-file", "--documents", "--tokens", "--effect", "--out"},
+    "probe text": {"--documents", "--tokens", "--tests", "--source", "--seed", "--out"},
     "generate": {"--prompt", "--prompt-file", "--ask", "--snapshot", "--from-snapshot"}
     | {"--max-new-tokens", "--temperature", "--seed"},
     "info": set(),
     "convert": {"--segment-length", "--memory", "--pattern", "--attention", "--gate-init"},
     "export": {"--title", "--license", "--base-model"},
     "data prepare": {"--tokenizer", "--vocab-size", "--config", "--text-column", "--limit", "--heldout-fraction"},
+    "data audit": {"--against", "--ngram", "--out", "--canaries", "--seed", "--boilerplate", "--heldout-fraction"}
+    | {"--text-column", "--against-column"},
+    "data benchmarks": {"--sets", "--from"},
     "bench": {"--case", "--out"},
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "numpy", "scipy", "matplotlib", "pyarrow"}

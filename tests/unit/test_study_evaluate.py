@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from palimpsest.attention.kinds import exact_start
 from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.study import evaluate
-from palimpsest.study.evaluate import answer_greedily, rank_candidates
+from palimpsest.study.evaluate import Subject, answer_greedily, evaluate_items, rank_candidates
+from palimpsest.tasks import build_task, task_spec
+from palimpsest.tasks.symbolic.vocabulary import names
 
 SEGMENT, PROMPT, ANSWER = 4, 13, 3
 
@@ -64,3 +67,107 @@ def test_greedy_answers_are_the_likeliest_tokens_of_a_plain_forward_pass(model, 
         likeliest = model(text, use_cache=False).logits[:, -1].argmax(-1)
         assert answers[:, place].tolist() == likeliest.tolist()
         text = torch.cat([text, likeliest[:, None]], 1)
+
+
+@torch.no_grad()
+def test_shorter_candidates_count_only_the_tokens_that_they_have(model, prompts):
+    candidates = torch.randint(0, 11, (5, 4, ANSWER), generator=torch.Generator().manual_seed(2))
+    candidates[:, 1, 2:] = -1
+    candidates[:, 2, 1:] = -1
+    logits, cache = read(model, prompts)
+    got = rank_candidates(model, logits, cache, candidates)
+    for option, length in ((1, 2), (2, 1)):
+        shorter = rank_candidates(model, logits, cache, candidates[:, option : option + 1, :length])
+        torch.testing.assert_close(got[:, option : option + 1], shorter)
+    assert (got[:, 3:] < got[:, 3:].new_tensor(0.0)).all()
+
+
+WORDS = {word: number for number, word in enumerate(names())}
+CONDITIONS = ("zero", "gate_closed", "reset", "drop[needle]", "swap+gate_closed")
+
+
+class Blanks:
+    """The symbolic tokenizer, without transformers."""
+
+    def encode(self, text, *, add_special_tokens):
+        return [WORDS[word] for word in text.split()]
+
+    def decode(self, ids):
+        return " ".join(names()[token] for token in ids)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    config = PalimpsestConfig(
+        vocab_size=512,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        attention={"pattern": ["memory"], "segment_length": 8, "memory": {"kind": "ridge"}},
+    )
+    model = PalimpsestForCausalLM(config).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
+    reach = {"memory": lambda at: exact_start(config.attention_spec, 2, at), "full": lambda at: 0}
+    return Subject(model, Blanks(), "memory", 0, "", reach)
+
+
+def items(questions: int, length: int = 83, haystacks: int = 4):
+    task = build_task(
+        task_spec({"kind": "sym_multikey", "needles": 4, "questions": questions}), Blanks(), segment_length=8
+    )
+    chosen = range(questions * haystacks)
+    return task, [task.sample(split="evaluation", seed=0, index=i, length=length, depth=None) for i in chosen]
+
+
+@pytest.mark.parametrize("length", [83, 81, 80])
+def test_questions_about_one_haystack_get_the_answers_that_each_gets_alone(subject, length):
+    task, samples = items(3, length)
+    together = evaluate_items(subject, task, samples, CONDITIONS)
+    alone = [
+        record
+        for turn in range(3)  # a question to each haystack, so that the rows that are swapped are the same
+        for record in evaluate_items(subject, task, samples[turn::3], CONDITIONS)
+    ]
+    assert len(together) == len(samples) * (1 + len(CONDITIONS))
+    found = {(each.item_id, each.intervention): each for each in alone}
+    for record in together:
+        other = found[record.item_id, record.intervention]
+        assert record.model_copy(update={"answer_logprob": other.answer_logprob}) == other
+        assert record.answer_logprob == pytest.approx(other.answer_logprob, abs=1e-9)
+
+
+def test_an_intact_answer_is_that_of_one_plain_pass(subject):
+    task, samples = items(1)
+    for record, sample in zip(evaluate_items(subject, task, samples, ()), samples, strict=True):
+        with torch.no_grad():
+            logits = subject.model(torch.tensor(sample.prompt_ids.tolist())[None]).logits[0, -1]
+        assert record.output == names()[int(logits.argmax())]
+        expected = float(logits.float().log_softmax(-1)[int(sample.answer_ids[0])])
+        assert record.answer_logprob == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_record_says_whose_exact_attention_reaches_a_needle(subject):
+    task, samples = items(1)
+    for record in evaluate_items(subject, task, samples, ()):
+        last = (record.length - 2) // 8 * 8
+        near = record.needle_end > last
+        assert record.reachable_by == (("memory", "full") if near else ("full",))
+
+
+def test_logits_that_are_not_finite_are_failures_and_are_named(subject):
+    task, samples = items(1)
+    head = subject.model.lm_head.weight
+    before = head.detach().clone()
+    with torch.no_grad():
+        head[300] = float("nan")
+    try:
+        records = evaluate_items(subject, task, samples, ())
+    finally:
+        with torch.no_grad():
+            head.copy_(before)
+    assert {record.error_class for record in records} == {"not_finite"}
+    assert not any(record.exact for record in records)

@@ -4,12 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.data import TokenizerSpec, load_tokenizer, prepare_corpus
+from palimpsest.data import IGNORED, TokenizerSpec, load_tokenizer, prepare_corpus
 from palimpsest.data.corpus import CorpusSpec
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestForCausalLM
-from palimpsest.training.data import IGNORED, Batch, BatchSource, MixedRows, Row, batch_source
+from palimpsest.training.data import Batch, BatchSource, batch_source
 from palimpsest.training.loop import weighted_loss
+from palimpsest.training.rows import MixedRows, Row
 from palimpsest.training.state import model_config, new_model
 from training_case import SEGMENT, recipe, text_data, write_texts
 

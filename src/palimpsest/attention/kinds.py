@@ -41,5 +41,13 @@ def exact_reach(spec: AttentionSpec, layers: int) -> int | None:
     return last - first + 1
 
 
+def exact_start(spec: AttentionSpec, layers: int, at: int) -> int:
+    """Return the first position that the token ``at`` can know of through exact attention alone, over all layers."""
+    first = at
+    for layer in reversed(range(layers)):
+        first = max(0, KINDS[spec.kind(layer)].exact_from(spec, first))
+    return first
+
+
 FAR = 1 << 20
 """A segment so late that no reach ends at the beginning of the stream."""

@@ -1,5 +1,7 @@
 """Infini-attention: local attention inside the segment, a memory of all segments before it, and a gate between them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers.models.llama.configuration_llama import LlamaConfig
@@ -22,7 +24,7 @@ from palimpsest.attention.spec import AttentionSpec
 from palimpsest.attention.stream import Stream
 from palimpsest.memory import Memory
 from palimpsest.memory.base import init_like, state_dtype
-from palimpsest.memory.parallel import segment_states
+from palimpsest.memory.parallel import segment_states, select, stack_states
 
 
 class LearnedQuantities(nn.ParameterDict):
@@ -113,11 +115,26 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
         empty = init_like(memory, segments.q[:, :, 0], v[:, :, 0])
         state = empty if cache is None or cache.state is None else cache.state
 
-        def probed(segment: int, state: tuple) -> tuple:
-            return self.probed(state, empty, stream, segment)
+        reset = stream.layout.reset
+        if self.probe is None and self.write_probe is None:
+            return segment_states(memory, state, k, v, keep, reset, segments.strength)
+        states = []
+        for s, (k_s, v_s) in enumerate(zip(k.unbind(2), v.unbind(2), strict=True)):
+            if reset is not None:
+                state = select(reset[:, s], empty, state)
+            state = self.probed(state, empty, stream, s)
+            states.append(state)
+            strength = None if segments.strength is None else segments.strength[:, :, s]
+            write = self._write_of(memory, state, k_s, None if keep is None else keep[:, s], strength)
+            state = self.written(state, v_s, write, empty, stream, s)
+        return stack_states(states), state
 
-        visit = None if self.probe is None else probed
-        return segment_states(memory, state, k, v, keep, stream.layout.reset, segments.strength, visit)
+    @staticmethod
+    def _write_of(
+        memory: Memory, state: tuple, k: Tensor, keep: Tensor | None, strength: Tensor | None
+    ) -> Callable[[Tensor], tuple]:
+        """Return the write of a segment as a function of its values."""
+        return lambda v: memory.write(state, k, v, keep=keep, strength=strength)
 
     def _read_step(self, token: Segments, stream: Stream, cache: SegmentCacheLayer) -> tuple[Tensor, Tensor]:
         """Process one token per row after a cache."""
@@ -129,7 +146,8 @@ class MemoryAttention(GatedAttention, SegmentStateAttention):
         if stream.completes:
             keep = (stream.complete > 0)[:, None].expand(-1, stream.segment_length)
             k, v = expand_heads(opened.k, self.heads), expand_heads(opened.v, self.heads)
-            state = memory.write(state, k, v, keep=keep, strength=opened.strength)
+            write = self._write_of(memory, state, k, keep, opened.strength)
+            state = self.written(state, v, write, empty, stream, 0)
         cache.hold(state)
         close_step(opened, stream, cache)
         return read, step_attention(opened, stream)

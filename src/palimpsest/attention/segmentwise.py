@@ -22,8 +22,8 @@ class Site(NamedTuple):
 
     Attributes:
         layer: the number of the layer.
-        segment: ``[B]``, how many segments each row has written before; -1 in rows that do not begin a segment here,
-            for which the probe's answer is not used.
+        segment: ``[B]``, how many segments each row has written before; -1 in rows that do not begin a segment here
+            (or, for a ``WriteProbe``, complete one), for which the probe's answer is not used.
         empty: the state before anything was written.
     """
 
@@ -33,6 +33,18 @@ class Site(NamedTuple):
 
 
 Probe = Callable[[Site, tuple], tuple]
+
+
+class WriteProbe(NamedTuple):
+    """An intervention on what a segment writes; either part may be None.
+
+    Attributes:
+        values: ``values(site, v) -> v``: the values ``[B, H, N, D]`` that the keys of the segment are bound to.
+        state: ``state(site, before, after) -> state``: what is kept, for the states before and after the write.
+    """
+
+    values: Callable[[Site, Tensor], Tensor] | None = None
+    state: Callable[[Site, tuple, tuple], tuple] | None = None
 
 
 class SegmentAttention(Attention):
@@ -65,11 +77,13 @@ class SegmentStateAttention(SegmentAttention):
 
     Attributes:
         probe: an intervention on the state (see ``palimpsest.probes.intervene``), None in ordinary use.
+        write_probe: an intervention on writes, None in ordinary use.
     """
 
     def __init__(self, config: LlamaConfig, spec: AttentionSpec, layer: int):
         super().__init__(config, spec, layer)
         self.probe: Probe | None = None
+        self.write_probe: WriteProbe | None = None
 
     def probed(self, state: tuple, empty: tuple, stream: Stream, segment: int) -> tuple:
         """Return the state after the probe, which acts in the rows that begin this segment now."""
@@ -78,9 +92,24 @@ class SegmentStateAttention(SegmentAttention):
         begins = stream.begins(segment)
         if not bool(begins.any()):
             return state
-        number = segment if stream.closed is None else stream.closed + segment
-        site = Site(self.layer, torch.where(begins, number, -1), empty)
+        site = self._site(begins, empty, stream, segment)
         return select(begins, self.probe(site, state), state)
+
+    def written(
+        self, state: tuple, v: Tensor, write: Callable[[Tensor], tuple], empty: tuple, stream: Stream, segment: int
+    ) -> tuple:
+        """Return the state after ``write(v)``, or what the write probe makes of it in the rows that write."""
+        if self.write_probe is None:
+            return write(v)
+        site = self._site(stream.whole(segment), empty, stream, segment)
+        values, settled = self.write_probe
+        after = write(v if values is None else values(site, v))
+        return after if settled is None else select(site.segment >= 0, settled(site, state, after), after)
+
+    def _site(self, rows: Tensor, empty: tuple, stream: Stream, segment: int) -> Site:
+        """Return where a probe acts, in these rows ``[B]``."""
+        number = segment if stream.closed is None else stream.closed + segment
+        return Site(self.layer, torch.where(rows, number, -1), empty)
 
 
 class SegmentwiseAttention(SegmentStateAttention):
@@ -141,7 +170,7 @@ class SegmentwiseAttention(SegmentStateAttention):
             whole = stream.whole(s)
             losses.append(self.own_loss(state, q_s, k_s, v_s, whole) if self.training else None)
             if stream.writes[s]:
-                state = self.write(state, k_s, v_s, whole)
+                state = self._closed(state, k_s, v_s, whole, stream, s)
         if cache is not None:
             cache.hold(state)
             store_open_segment(segments, stream, cache)
@@ -156,10 +185,18 @@ class SegmentwiseAttention(SegmentStateAttention):
         state = state if self.probe is None else self.probed(state, emptied(state), stream, 0)
         out = self.attend_segment(q, opened.k, opened.v, state, stream.fill[:, None], stream)
         if stream.completes:
-            state = self.write(state, opened.k, opened.v, stream.complete > 0)
+            state = self._closed(state, opened.k, opened.v, stream.complete > 0, stream, 0)
         cache.hold(state)
         close_step(opened, stream, cache)
         return out
+
+    def _closed(self, state: tuple, k: Tensor, v: Tensor, whole: Tensor, stream: Stream, segment: int) -> tuple:
+        """Return the state after a segment, under a write probe if there is one."""
+        if self.write_probe is None:
+            return self.write(state, k, v, whole)
+        return self.written(
+            state, v, lambda values: self.write(state, k, values, whole), emptied(state), stream, segment
+        )
 
     def begin(self, q: Tensor, k: Tensor) -> tuple:
         """Return the state before the first token of a stream with such queries and keys: all zero."""

@@ -13,7 +13,7 @@ from palimpsest.errors import InputError
 from palimpsest.probes import INTERVENTIONS, applicable
 from palimpsest.records import ItemRecord, write_jsonl
 from palimpsest.schema import parse
-from palimpsest.study.evaluate import Subject, evaluate_passkey, passkey_items
+from palimpsest.study.evaluate import Subject, evaluate_items, passkey_items
 from palimpsest.study.spec import PasskeyGrid
 from palimpsest.tasks import Passkey, PasskeySpec
 from palimpsest.training import MixtureData, PasskeyData, Recipe, load_recipe, resolve_checkpoint
@@ -128,5 +128,5 @@ def _records(subject: Subject, task: Passkey, grid: PasskeyGrid) -> Iterator[Ite
     with progress("tokens") as bars:
         bar = bars.add_task(task.name, total=sum(len(batch) * batch[0].length for batch in batches))
         for batch in batches:
-            yield from evaluate_passkey(subject, task, batch, grid.interventions)
+            yield from evaluate_items(subject, task, batch, grid.interventions)
             bars.advance(bar, len(batch) * batch[0].length)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from palimpsest.cli import probe_memory, probe_profile, probe_text
 from palimpsest.cli.console import list_of, output
 from palimpsest.cli.models import DEPTHS, CheckpointPath, Depths, Items, ItemSeed, Lengths, Out, lengths_of
 
@@ -49,14 +50,20 @@ def checkpoint_probe(
     out: Out = None,
 ) -> None:
     """Take the memory away before the answer, and show what is lost, paired by item."""
-    wanted = None if interventions is None else list_of("--interventions", interventions, str)
     from palimpsest.cli.evaluation import Grid, open_checkpoint, possible_interventions
     from palimpsest.cli.evaluation import evaluate as answer
     from palimpsest.cli.tables import probe_table
+    from palimpsest.probes import split_interventions
 
     opened = open_checkpoint(checkpoint)
+    wanted = None if interventions is None else split_interventions(interventions)
     names = possible_interventions(opened, wanted)
     grid = Grid(lengths_of(lengths), list_of("--depths", depths, float), items, seed, names)
     records, path = answer(opened, grid, out or Path("runs/eval"))
     output().print(probe_table(records, names))
     typer.echo(f"Items: {path}")
+
+
+probe_profile.register(probe_app)
+probe_text.register(probe_app)
+probe_memory.register(probe_app)

@@ -9,7 +9,6 @@ memory is empty before that segment), strength ``[B, H, S, N]`` or None, and eve
 segment axis after the heads.
 """
 
-from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -74,14 +73,12 @@ def segment_states(
     keep: Tensor | None,
     reset: Tensor | None,
     strength: Tensor | None = None,
-    visit: Callable[[int, State], State] | None = None,
 ) -> tuple[State, State]:
     """Return the states before every segment and after the last; see the module's docstring for shapes.
 
-    A memory without ``prefixes`` is written segment by segment, and so is any memory under a visit: ``visit(s, state)``
-    is asked before segment s, and what it returns is read and written on.
+    A memory without ``prefixes`` is written segment by segment.
     """
-    if visit is None and isinstance(memory, HasPrefixes):
+    if isinstance(memory, HasPrefixes):
         return memory.prefixes(state, k, v, keep, reset, strength)
     empty = memory.init(k.shape[0], k.shape[1], k.shape[-1], v.shape[-1], dtype=state[0].dtype, device=k.device)
     states = []
@@ -90,8 +87,6 @@ def segment_states(
     for s, (k_s, v_s, strength_s) in enumerate(zip(k.unbind(2), v.unbind(2), strengths, strict=True)):
         if reset is not None:
             state = select(reset[:, s], empty, state)
-        if visit is not None:
-            state = visit(s, state)
         states.append(state)
         state = memory.write(state, k_s, v_s, keep=None if keep is None else keep[:, s], strength=strength_s)
     return stack_states(states), state

@@ -23,9 +23,10 @@ from palimpsest.records import (
     write_json,
 )
 from palimpsest.study.claims import judge
+from palimpsest.study.naming import digest
 from palimpsest.study.plan import Stage
 from palimpsest.study.run import STAGES
-from palimpsest.study.spec import StudySpec, digest
+from palimpsest.study.spec import StudySpec
 from palimpsest.study.stages import is_done
 from palimpsest.training import resolve_checkpoint
 

@@ -1,8 +1,9 @@
-"""Ask a trained model: passkey items with and without interventions, and held-out loss by position."""
+"""Ask a trained model: items of any task with and without interventions, and held-out loss by position."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,27 +11,42 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
-from palimpsest.probes import INTERVENTIONS
+from palimpsest.models.streaming import prefill
+from palimpsest.probes import INTERVENTIONS, Intervention, Rows, parse_intervention
+from palimpsest.probes.usage import mean_reads
 from palimpsest.records import ItemRecord, PositionLossRecord
 from palimpsest.study.spec import PasskeyGrid
-from palimpsest.tasks import Output, Passkey, Sample
+from palimpsest.tasks import Output, Sample, Task
 
 RANKED_ROWS = 128
 """Rows, items times candidates, that are ranked together."""
 
+REFERENCE_ITEMS = 16
+"""Items whose mean read stands for what all texts have in common."""
+
+NO_TOKEN = -1
+
+FirstVisible = Callable[[int], int]
+"""From a position to the first one that exact attention lets it know of."""
+
 
 @dataclass(frozen=True)
 class Subject:
-    """The model under test and the names that its records carry."""
+    """The model under test and the names that its records carry.
+
+    ``reach`` says, for every arm that it is compared with, which positions exact attention reaches: an item that no arm
+    reaches can only be answered from memory.
+    """
 
     model: PalimpsestForCausalLM
     tokenizer: PreTrainedTokenizerBase
     arm: str
     seed: int
     checkpoint: str
+    reach: Mapping[str, FirstVisible] = field(default_factory=dict)
 
 
-def passkey_items(task: Passkey, grid: PasskeyGrid) -> Iterator[list[Sample]]:
+def passkey_items(task: Task, grid: PasskeyGrid) -> Iterator[list[Sample]]:
     """Yield the items of a grid in batches of equal length."""
     for length in grid.lengths:
         samples = [
@@ -38,58 +54,155 @@ def passkey_items(task: Passkey, grid: PasskeyGrid) -> Iterator[list[Sample]]:
             for depth in grid.depths
             for index in range(grid.items_per_cell)
         ]
-        # a last batch of one row could not be swapped: it joins the one before
-        batches = max(1, len(samples) // grid.batch_size)
-        for batch in np.array_split(np.arange(len(samples)), batches):
-            yield [samples[index] for index in batch]
+        yield from batches(samples, grid.batch_size)
+
+
+def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
+    """Yield samples in batches of about ``size``, in their order; a single one left over joins the batch before."""
+    for chosen in np.array_split(np.arange(len(samples)), max(1, len(samples) // size)):
+        yield [samples[index] for index in chosen]
 
 
 @torch.inference_mode()
-def evaluate_passkey(
-    subject: Subject, task: Passkey, samples: Sequence[Sample], interventions: Iterable[str]
+def evaluate_items(
+    subject: Subject, task: Task, samples: Sequence[Sample], interventions: Iterable[str]
 ) -> list[ItemRecord]:
     """Answer items of equal length, intact ("none") and under each intervention.
 
-    The prompt is read once up to the segment that holds the answer. Each intervention then acts on a copy of the cache,
-    at the boundary where that last segment begins, so that all conditions share the same past.
+    A haystack that several items ask about (they follow each other) is read once, and each question starts from a copy
+    of that state. Unless it has to be in force throughout, an intervention acts at the boundary where the segment
+    begins that must produce the answer, so that all conditions share the same past.
+
+    Raises:
+        InputError: an intervention that needs more rows, or another model.
     """
-    model = subject.model
-    prompts = torch.from_numpy(np.stack([sample.prompt_ids for sample in samples])).long()
-    last = (prompts.shape[1] - 1) // task.segment_length * task.segment_length
-    past = _read(model, prompts[:, :last], PalimpsestCache(model.config)) if last else PalimpsestCache(model.config)
+    turns = _turns(samples)
+    past = _read_haystacks(subject.model, turns)
     records = []
-    for intervention in ("none", *interventions):
-        with INTERVENTIONS[intervention](model):
-            outputs = _answer(subject, samples, prompts, past.clone())
-        for sample, output in zip(samples, outputs, strict=True):
-            records.append(_item_record(subject, task, sample, output, intervention))
+    for name in ("none", *interventions):
+        intervention = parse_intervention(name)
+        reads = _reference(subject.model, task, samples[0]) if intervention.needs_reads else None
+        for turn in turns:
+            outputs = _ask(subject, turn, past, intervention, reads)
+            records += [
+                _item_record(subject, task, sample, output, name)
+                for sample, output in zip(turn.samples, outputs, strict=True)
+            ]
     return records
 
 
-def _read(model: PalimpsestForCausalLM, tokens: Tensor, cache: PalimpsestCache) -> PalimpsestCache:
-    model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+class _Turn(NamedTuple):
+    """One question about each of several haystacks: the rows of a batch.
+
+    Attributes:
+        samples: one item for each row.
+        prompts: ``[B, T]`` their prompts.
+        last: where the segment begins that must produce the first token of the answer.
+    """
+
+    samples: Sequence[Sample]
+    prompts: Tensor
+    last: int
+
+    @property
+    def needle_segments(self) -> Tensor:
+        """``[B, 2]``, the first and the last segment of each row's needles."""
+        spans = [(sample.needle_start, sample.needle_end - 1) for sample in self.samples]
+        return torch.tensor(spans) // self.samples[0].segment_length
+
+
+def _turns(samples: Sequence[Sample]) -> list[_Turn]:
+    """Sort items into turns: the first question about every haystack, then the second ones, and so on.
+
+    Where haystacks have different numbers of questions, nothing is shared.
+    """
+    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.cluster)]
+    alike = len({len(group) for group in groups}) == 1
+    turns = []
+    for asked in zip(*groups, strict=True) if alike else [tuple(samples)]:
+        prompts = torch.from_numpy(np.stack([sample.prompt_ids for sample in asked])).long()
+        segment = asked[0].segment_length
+        turns.append(_Turn(asked, prompts, (prompts.shape[1] - 1) // segment * segment))
+    return turns
+
+
+def _read_haystacks(model: PalimpsestForCausalLM, turns: Sequence[_Turn]) -> PalimpsestCache:
+    """Read what all turns have in common, in whole segments, and not beyond what any of them must read intact."""
+    first = turns[0]
+    segment = first.samples[0].segment_length
+    common = first.last
+    if len(turns) > 1:
+        common = min(
+            [turn.last for turn in turns] + [sample.question_start for turn in turns for sample in turn.samples]
+        )
+    return _read_on(model, first.prompts, common // segment * segment, PalimpsestCache(model.config))
+
+
+def _read_on(model: PalimpsestForCausalLM, prompts: Tensor, end: int, cache: PalimpsestCache) -> PalimpsestCache:
+    """Read on to a position, in bounded memory."""
+    if end > cache.columns:
+        prefill(model, prompts[:, cache.columns : end], cache)
     return cache
 
 
-def _answer(subject: Subject, samples: Sequence[Sample], prompts: Tensor, past: PalimpsestCache) -> list[Output]:
-    """Finish the prompts, rank the candidates by teacher forcing, and generate greedily."""
-    model = subject.model
-    read = past.columns
-    logits = model(prompts[:, read:], past_key_values=past, use_cache=True, logits_to_keep=1).logits
-    candidates = torch.from_numpy(np.stack([sample.candidate_ids for sample in samples])).long()
-    logprobs = rank_candidates(model, logits, past, candidates)
-    answers = answer_greedily(model, logits, past, candidates.shape[2])
-    return [
-        Output(str(subject.tokenizer.decode(answer)), row)
-        for answer, row in zip(answers.tolist(), logprobs.double().numpy(), strict=True)
+def _reference(model: PalimpsestForCausalLM, task: Task, like: Sample) -> Mapping[int, Tensor]:
+    """Return the mean reads over training items of the same length, which have nothing of the items that are asked."""
+    samples = [
+        task.sample(split="training", seed=like.seed, index=index, length=like.length, depth=None)
+        for index in range(REFERENCE_ITEMS)
     ]
+    return mean_reads(model, [torch.from_numpy(np.stack([sample.input_ids for sample in samples])).long()])
+
+
+def _ask(
+    subject: Subject,
+    turn: _Turn,
+    past: PalimpsestCache,
+    intervention: Intervention,
+    reads: Mapping[int, Tensor] | None,
+) -> list[Output]:
+    """Finish the prompts, rank the candidates by teacher forcing, and generate greedily, all under an intervention."""
+    model = subject.model
+    rows = Rows(turn.needle_segments, reads)
+    if intervention.throughout:
+        with intervention.apply(model, rows):
+            cache = _read_on(model, turn.prompts, turn.last, PalimpsestCache(model.config))
+            return _answer(subject, turn, cache)
+    cache = _read_on(model, turn.prompts, turn.last, past.clone())
+    with intervention.apply(model, rows):
+        return _answer(subject, turn, cache)
+
+
+def _answer(subject: Subject, turn: _Turn, past: PalimpsestCache) -> list[Output]:
+    model = subject.model
+    logits = model(turn.prompts[:, turn.last :], past_key_values=past, use_cache=True, logits_to_keep=1).logits
+    logprobs = rank_candidates(model, logits, past, _stacked([sample.candidate_ids for sample in turn.samples]))
+    answers = answer_greedily(model, logits, past, max(sample.new_tokens for sample in turn.samples))
+    return [
+        Output(str(subject.tokenizer.decode(answer[: sample.new_tokens])), row[: len(sample.candidates)])
+        for sample, answer, row in zip(turn.samples, answers.tolist(), logprobs.double().numpy(), strict=True)
+    ]
+
+
+def _stacked(candidates: Sequence[np.ndarray]) -> Tensor:
+    """Return ``[B, C, A]`` candidates, padded with -1 where an item has fewer or shorter ones."""
+    count, length = (max(each.shape[axis] for each in candidates) for axis in (0, 1))
+    padded = np.full((len(candidates), count, length), NO_TOKEN, dtype=np.int64)
+    for row, each in enumerate(candidates):
+        padded[row, : each.shape[0], : each.shape[1]] = each
+    return torch.from_numpy(padded)
 
 
 def rank_candidates(model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCache, candidates: Tensor) -> Tensor:
     """Return ``[B, C]``, the log-probability of each candidate ``[B, C, A]`` after the prompt, in nats.
 
-    Candidates go in groups: every one of them needs a copy of the past, which is long where attention is full.
+    Candidates may be padded on the right with -1, which counts for nothing. They go in groups: every one of them needs
+    a copy of the past, which is long where attention is full. Candidates of one token need none.
     """
+    if candidates.shape[2] == 1:
+        scores = logits[:, -1].float().log_softmax(-1)
+        known = candidates.squeeze(2)
+        return scores.gather(1, known.clamp_min(0)).where(known >= 0, 0.0)
     group = max(1, RANKED_ROWS // len(candidates))
     return torch.cat([_logprobs(model, logits, past.clone(), each) for each in candidates.split(group, 1)], 1)
 
@@ -99,9 +212,10 @@ def _logprobs(model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCach
     past.batch_repeat_interleave(count)
     flat = candidates.flatten(0, 1)
     first = logits.repeat_interleave(count, 0)
-    rest = model(flat[:, :-1], past_key_values=past, use_cache=True).logits
+    rest = model(flat[:, :-1].clamp_min(0), past_key_values=past, use_cache=True).logits
     scores = torch.cat([first, rest], 1).float().log_softmax(-1)
-    return scores.gather(2, flat.unsqueeze(-1)).sum((1, 2)).view(batch, count)
+    said = scores.gather(2, flat.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return said.where(flat >= 0, 0.0).sum(1).view(batch, count)
 
 
 def answer_greedily(model: PalimpsestForCausalLM, logits: Tensor, past: PalimpsestCache, tokens: int) -> Tensor:
@@ -112,7 +226,7 @@ def answer_greedily(model: PalimpsestForCausalLM, logits: Tensor, past: Palimpse
     return torch.cat(answer, 1)
 
 
-def _item_record(subject: Subject, task: Passkey, sample: Sample, output: Output, intervention: str) -> ItemRecord:
+def _item_record(subject: Subject, task: Task, sample: Sample, output: Output, intervention: str) -> ItemRecord:
     score = task.score(sample, output)
     return ItemRecord(
         task=sample.task,
@@ -142,6 +256,9 @@ def _item_record(subject: Subject, task: Passkey, sample: Sample, output: Output
         cluster=sample.cluster,
         needles=sample.needles,
         facts=dict(sample.facts),
+        reachable_by=tuple(
+            arm for arm, first in subject.reach.items() if sample.reachable_from(first(sample.prompt_length - 1))
+        ),
         contains=score.contains,
         recall=score.recall,
     )

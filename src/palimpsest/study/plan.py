@@ -1,16 +1,14 @@
 """``plan``: a study file becomes stages, each with a digest of everything that determines its result."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import BaseModel
 
 from palimpsest.probes import applicable
-from palimpsest.study.spec import ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec, digest
+from palimpsest.study.naming import digest
+from palimpsest.study.spec import ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec
 from palimpsest.tasks import Passkey
 from palimpsest.training.recipe import TrainingSpec
-
-StageKind = Literal["corpus", "pretrain", "finetune", "passkey", "position_loss"]
 
 RESULTS_VERSION = 1
 """Part of every digest: raise it when the same settings come to mean something else."""
@@ -34,7 +32,7 @@ class Stage:
     """
 
     name: str
-    kind: StageKind
+    kind: str
     arm: str | None
     seed: int | None
     settings: dict
@@ -53,7 +51,7 @@ def plan(spec: StudySpec) -> list[Stage]:
     Arms whose stages agree in everything (the same pretraining before different fine-tunings, say) share them; a shared
     stage bears the name of the first arm.
     """
-    stages = _Stages()
+    stages = Stages()
     corpus = stages.add("corpus", None, None, {"corpus": _json(spec.corpus), "tokenizer": _json(spec.tokenizer)})
     for seed in spec.seeds:
         for name, arm in spec.arms.items():
@@ -66,13 +64,19 @@ def plan(spec: StudySpec) -> list[Stage]:
     return stages.in_order
 
 
-class _Stages:
+class Stages:
     """Stages under construction, inputs before those that need them."""
 
     def __init__(self) -> None:
         self.in_order: list[Stage] = []
 
-    def add(self, kind: StageKind, arm: str | None, seed: int | None, settings: dict, *inputs: Stage) -> Stage:
+    def add(
+        self, kind: str, arm: str | None, seed: int | None, settings: dict, *inputs: Stage, label: str | None = None
+    ) -> Stage:
+        """Add a stage, or return the one that is there already and has the same digest.
+
+        ``label`` tells stages of one kind, arm and seed apart.
+        """
         content = {
             "version": RESULTS_VERSION,
             "kind": kind,
@@ -82,7 +86,7 @@ class _Stages:
         key = digest(content)
         if (same := next((stage for stage in self.in_order if stage.digest == key), None)) is not None:
             return same
-        name = kind if arm is None else f"{arm}-s{seed}-{kind}"
+        name = "-".join(part for part in (arm, None if seed is None else f"s{seed}", kind, label) if part)
         names = tuple(stage.name for stage in inputs)
         self.in_order.append(Stage(name, kind, arm, seed, settings, names, key))
         return self.in_order[-1]

@@ -1,9 +1,7 @@
 """The study file: arms, stages, evaluation and claims, all written down before the run."""
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,10 +10,9 @@ from palimpsest.data import CorpusSpec, TokenizerSpec
 from palimpsest.probes import INTERVENTIONS
 from palimpsest.schema import Closed, parse_yaml
 from palimpsest.statistics import Rule
+from palimpsest.study.naming import Name, digest
 from palimpsest.tasks import PasskeySpec
 from palimpsest.training.recipe import ModelSpec, TrainingSpec
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class ArmSpec(Closed):
@@ -184,8 +181,3 @@ def load_study(path: Path) -> StudySpec:
         InputError: as ``parse_yaml``.
     """
     return parse_yaml(StudySpec, path)
-
-
-def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

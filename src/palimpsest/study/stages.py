@@ -11,8 +11,9 @@ from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.records import read_json, write_json, write_jsonl
 from palimpsest.schema import parse
-from palimpsest.study.evaluate import Subject, evaluate_passkey, passkey_items, position_loss
+from palimpsest.study.evaluate import Subject, evaluate_items, passkey_items, position_loss
 from palimpsest.study.plan import Stage
+from palimpsest.study.scorecard.stages import SCORECARD_STAGES
 from palimpsest.study.spec import PasskeyGrid, PositionLossSpec
 from palimpsest.tasks import Passkey, PasskeySpec
 from palimpsest.training import Recipe, resolve_checkpoint, train
@@ -93,7 +94,7 @@ def _passkey(stage: Stage, directory: Path, inputs: Mapping[str, Path]) -> None:
     records = []
     for samples in passkey_items(task, grid):
         interventions = grid.interventions if samples[0].length in intervened else []
-        records += evaluate_passkey(subject, task, samples, interventions)
+        records += evaluate_items(subject, task, samples, interventions)
     write_jsonl(directory / "items.jsonl", records)
 
 
@@ -132,4 +133,5 @@ _STAGES = {
     "finetune": _train,
     "passkey": _passkey,
     "position_loss": _position_loss,
+    **SCORECARD_STAGES,
 }

@@ -1,36 +1,22 @@
 """Batches: which rows an update is made of, as pure functions of (seed, step)."""
 
-import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from palimpsest.data import IGNORED, TextSamples, load_tokenizer, open_corpus, prepare_corpus
+from palimpsest.data import load_tokenizer
 from palimpsest.data.tokenizer import vocabulary_size
 from palimpsest.errors import InputError
-from palimpsest.tasks import Passkey
-from palimpsest.training.recipe import MixtureData, PasskeyData, Recipe, TextData
+from palimpsest.training.recipe import MixtureData, PasskeyData, Recipe, TasksData, TextData
+from palimpsest.training.rows import PADDING_DOCUMENT, MixedRows, PasskeyRows, Rows, TextRows, padding_token
+from palimpsest.training.tasks import TaskRows, symbolic_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PADDING_DOCUMENT = -1
-FINGERPRINT_ROWS = 16
-
-
-class Row(NamedTuple):
-    """One row ``[T]``: tokens, labels (not shifted, -100: none), document ids (-1: padding), weight in the loss."""
-
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    document_ids: NDArray[np.int64]
-    weight: float
 
 
 class Batch(NamedTuple):
@@ -60,82 +46,6 @@ class Batch(NamedTuple):
         single = (ids == ids[:, :1]) | (ids == PADDING_DOCUMENT)
         contiguous = (ids[:, 1:] == PADDING_DOCUMENT) | (ids[:, :-1] != PADDING_DOCUMENT)
         return None if bool(single.all()) and bool(contiguous.all()) else ids
-
-
-class Rows(Protocol):
-    """An endless, seeded sequence of rows.
-
-    Attributes:
-        fingerprint: identity of what the rows are made from, whatever the seed.
-        row_length: tokens in a row.
-    """
-
-    fingerprint: str
-    row_length: int
-
-    def row(self, index: int) -> Row:
-        """Return row ``index`` >= 0, a pure function of it."""
-        ...
-
-
-class TextRows:
-    """Rows of running text."""
-
-    def __init__(self, data: TextData, seed: int, directory: Path) -> None:
-        if data.corpus is None or data.tokenizer is None:
-            assert data.directory is not None  # the schema sees to it
-            self.corpus = open_corpus(data.directory)
-        else:
-            self.corpus = prepare_corpus(data.corpus, data.tokenizer, data.directory or directory)
-        self.samples = TextSamples(self.corpus.train, data.sequence_length, seed)
-        self.fingerprint = self.corpus.fingerprint
-        self.row_length = data.sequence_length
-
-    def row(self, index: int) -> Row:
-        """Return row ``index``."""
-        return Row(*self.samples.sample(index), weight=1.0)
-
-
-class PasskeyRows:
-    """Rows of one passkey prompt each, padded on the right."""
-
-    def __init__(
-        self, data: PasskeyData, seed: int, tokenizer: "PreTrainedTokenizerBase", segment_length: int, weight: float
-    ) -> None:
-        self.task = Passkey(data, tokenizer, segment_length=segment_length, pad_id=padding_token(tokenizer))
-        self.seed = seed
-        self.weight = weight
-        self.row_length = data.max_length
-
-        # the task and the tokenizer, shown by rows of a fixed seed
-        shown = (self.task.training_sample(0, index).input_ids for index in range(FINGERPRINT_ROWS))
-        tokens = b"".join(ids.astype("<i8").tobytes() for ids in shown)
-        self.fingerprint = hashlib.sha256(f"{self.task.name}@{self.task.version}|".encode() + tokens).hexdigest()
-
-    def row(self, index: int) -> Row:
-        """Return row ``index``."""
-        return Row(*self.task.training_sample(self.seed, index), weight=self.weight)
-
-
-class MixedRows:
-    """Of every n rows, floor(n * fraction) are of the second kind; each kind comes in its own order, without gaps."""
-
-    def __init__(self, first: Rows, second: Rows, fraction: float, pad_id: int) -> None:
-        self.first, self.second, self.fraction, self.pad_id = first, second, fraction, pad_id
-        self.fingerprint = hashlib.sha256(f"{first.fingerprint}|{second.fingerprint}".encode()).hexdigest()
-        self.row_length = max(first.row_length, second.row_length)  # the shorter kind is padded
-
-    def row(self, index: int) -> Row:
-        """Return row ``index``."""
-        before, after = math.floor(index * self.fraction), math.floor((index + 1) * self.fraction)
-        row = self.second.row(before) if after > before else self.first.row(index - before)
-        missing = (0, self.row_length - len(row.input_ids))
-        return Row(
-            np.pad(row.input_ids, missing, constant_values=self.pad_id),
-            np.pad(row.labels, missing, constant_values=IGNORED),
-            np.pad(row.document_ids, missing, constant_values=PADDING_DOCUMENT),
-            row.weight,
-        )
 
 
 @dataclass(frozen=True)
@@ -206,27 +116,39 @@ def batch_source(recipe: Recipe, directory: Path, *, init: Path | None, segment_
         InputError: no such data, or data that do not fit the tokenizer or each other.
     """
     data, training = recipe.data, recipe.training
-    text = data.text if isinstance(data, MixtureData) else data if isinstance(data, TextData) else None
-    passkey = data.passkey if isinstance(data, MixtureData) else data if isinstance(data, PasskeyData) else None
-    text_rows = None if text is None else TextRows(text, recipe.seed, directory)
-    tokenizer = _tokenizer(text_rows, passkey, init)
+    rows: Rows
+    if isinstance(data, TasksData):
+        tokenizer = _tasks_tokenizer(data, init)
+        rows = TaskRows(data, recipe.seed, tokenizer, segment_length=segment_length)
+    else:
+        rows, tokenizer = _text_rows(data, recipe.seed, directory, init, segment_length)
     if init is not None:
         _require_same_vocabulary(tokenizer, load_tokenizer(init), f"the data and the checkpoint {init}")
-    rows: Rows | None = text_rows
-    if passkey is not None:
-        weight = data.answer_weight if isinstance(data, MixtureData) else 1.0
-        rows = PasskeyRows(passkey, recipe.seed, tokenizer, segment_length, weight)
-        if text_rows is not None and isinstance(data, MixtureData):
-            rows = MixedRows(text_rows, rows, data.passkey_fraction, padding_token(tokenizer))
-    assert rows is not None  # one of the three kinds
     return BatchSource(rows, tokenizer, training.batch_size, training.accumulation)
 
 
-def padding_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the token to pad with: the tokenizer's own, else its end of text, which is masked in any case."""
-    token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    assert isinstance(token, int)  # load_tokenizer sees to an end-of-text token
-    return token
+def _text_rows(
+    data: TextData | PasskeyData | MixtureData, seed: int, directory: Path, init: Path | None, segment_length: int
+) -> tuple[Rows, "PreTrainedTokenizerBase"]:
+    """Return rows of text, of passkeys or of both, and their tokenizer."""
+    text = data.text if isinstance(data, MixtureData) else data if isinstance(data, TextData) else None
+    passkey = data.passkey if isinstance(data, MixtureData) else data if isinstance(data, PasskeyData) else None
+    text_rows = None if text is None else TextRows(text, seed, directory)
+    tokenizer = _tokenizer(text_rows, passkey, init)
+    rows: Rows | None = text_rows
+    if passkey is not None:
+        weight = data.answer_weight if isinstance(data, MixtureData) else 1.0
+        rows = PasskeyRows(passkey, seed, tokenizer, segment_length, weight)
+        if text_rows is not None and isinstance(data, MixtureData):
+            rows = MixedRows(text_rows, rows, data.passkey_fraction, padding_token(tokenizer))
+    assert rows is not None  # one of the three kinds
+    return rows, tokenizer
+
+
+def _tasks_tokenizer(data: TasksData, init: Path | None) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer that tasks name, that of the checkpoint the run starts from, or the symbolic one."""
+    directory = data.tokenizer or init
+    return symbolic_tokenizer() if directory is None else load_tokenizer(directory)
 
 
 def _tokenizer(text: TextRows | None, passkey: PasskeyData | None, init: Path | None) -> "PreTrainedTokenizerBase":

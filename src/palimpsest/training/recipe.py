@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from palimpsest.attention.spec import AttentionSpec
 from palimpsest.data import CorpusSpec, TokenizerSpec
 from palimpsest.schema import Closed, parse_yaml
-from palimpsest.tasks import PasskeySpec
+from palimpsest.tasks import PasskeySpec, TaskSpec
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -115,7 +115,58 @@ class MixtureData(Closed):
     answer_weight: float = Field(default=1.0, gt=0.0)
 
 
-DataSpec = Annotated[TextData | PasskeyData | MixtureData, Field(discriminator="kind")]
+class WeightedTask(Closed):
+    """A task, and how often its rows come compared with the others'."""
+
+    weight: float = Field(default=1.0, gt=0.0)
+    task: TaskSpec
+
+
+class TasksData(Closed):
+    """Rows of several tasks, and among them documents of symbolic filler and repeated strings.
+
+    Attributes:
+        row_length: tokens in a row; shorter ones are padded.
+        tasks: what is asked; a row holds one haystack and all its questions, and labels on the answers alone.
+        documents: share of the rows that are symbolic documents, with a label at every token.
+        repeats: share of the rows that are a random string said again and again, from which a model learns to look
+            for what followed last time.
+        answer_weight: weight in the loss of one labelled token of a task, where one of a document has weight 1.
+        tokenizer: a directory, such as a checkpoint; by default that of the checkpoint the run starts from, or the
+            symbolic one.
+    """
+
+    kind: Literal["tasks"] = "tasks"
+    row_length: Count
+    tasks: tuple[WeightedTask, ...] = Field(min_length=1)
+    documents: float = Field(default=0.5, ge=0.0, lt=1.0)
+    repeats: float = Field(default=0.0, ge=0.0, lt=1.0)
+    answer_weight: float = Field(default=1.0, gt=0.0)
+    tokenizer: Path | None = None
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if self.documents + self.repeats >= 1:
+            raise ValueError(
+                f"documents ({self.documents:g}) and repeats ({self.repeats:g}) leave no rows for the tasks; together "
+                "they must be less than 1"
+            )
+        for each in self.tasks:
+            if each.task.max_length > self.row_length:
+                raise ValueError(
+                    f"the task {each.task.kind} makes rows of up to {each.task.max_length} tokens (max_length), more "
+                    f"than row_length {self.row_length}"
+                )
+        return self
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of the rows for documents, for repeats, then for each task."""
+        rest = (1 - self.documents - self.repeats) / sum(each.weight for each in self.tasks)
+        return (self.documents, self.repeats, *(rest * each.weight for each in self.tasks))
+
+
+DataSpec = Annotated[TextData | PasskeyData | MixtureData | TasksData, Field(discriminator="kind")]
 
 
 class TrainingSpec(Closed):

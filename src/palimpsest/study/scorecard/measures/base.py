@@ -1,0 +1,44 @@
+"""What a row of the scorecard is decided by: named quantities with intervals at any level, and a figure."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from palimpsest.errors import InputError
+from palimpsest.records import EstimateRecord, FigureRecord
+from palimpsest.statistics import Estimate
+from palimpsest.study.scorecard.findings import Findings
+
+Quantity = Callable[[float], Estimate]
+"""From the level of a two-sided interval to the estimate."""
+
+
+class Measured(NamedTuple):
+    """What a measure found.
+
+    Attributes:
+        quantities: the numbers that a rule can ask for, by name.
+        facts: other numbers worth showing, at 95 %, by a short label.
+        figure: the picture of the row, if it has one.
+        sources: names of the records that made the numbers: those under ``ask`` and ``documents``, ``usage``,
+            ``mechanism``, and so on.
+        note: a sentence that the reader should know, such as what could not be measured.
+    """
+
+    quantities: Mapping[str, Quantity]
+    facts: Mapping[str, EstimateRecord] = {}
+    figure: FigureRecord | None = None
+    sources: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Missing(InputError):
+    """The records that a measure needs are not there; the row is INCONCLUSIVE and says why."""
+
+
+class Measure(NamedTuple):
+    """How to measure a row: the schema of its arguments, and the function."""
+
+    given: type[BaseModel]
+    measure: Callable[[Findings, Any], Measured]

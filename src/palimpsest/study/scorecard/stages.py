@@ -1,0 +1,214 @@
+"""What each kind of stage of a scorecard does. A stage reads the directories of its inputs and writes its own."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from palimpsest.data import load_tokenizer
+from palimpsest.data.audit import AuditOptions, audit, open_evaluated, open_training
+from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
+from palimpsest.models.flops import forward_flops_per_token
+from palimpsest.models.streaming import prefill
+from palimpsest.probes.effects import gate_effect
+from palimpsest.probes.mechanism import run_mechanism
+from palimpsest.probes.profile import Origin, profile
+from palimpsest.records import (
+    EffectRecord,
+    StateCostRecord,
+    ValidityRecord,
+    write_json,
+    write_jsonl,
+)
+from palimpsest.schema import parse
+from palimpsest.study.evaluate import Subject, batches, evaluate_items
+from palimpsest.study.plan import Stage
+from palimpsest.study.scorecard.spec import AskSpec, AuditSpec, DocumentsSpec, MechanismSpec, UsageSpec, ValiditySpec
+from palimpsest.study.text_probes import forgetting_curve, perturb, place_losses
+from palimpsest.tasks import Sample, Task, build_task, task_spec
+from palimpsest.tasks.documents import stacked, symbolic_documents
+from palimpsest.tasks.toys import Validity, validity
+from palimpsest.training import Recipe, resolve_checkpoint, train
+from palimpsest.training.checkpoint import sha256_of
+from palimpsest.training.state import WEIGHTS
+from palimpsest.training.tasks import symbolic_tokenizer
+
+Inputs = Mapping[str, Path]
+
+TIMED_TOKENS = 256
+"""Tokens that are read for one timing, after a context of the length that is timed."""
+
+
+def recipe_of_phase(stage: Stage, inputs: Inputs) -> Recipe:
+    """Return the recipe of a training stage, given the directories of its inputs."""
+    settings = stage.settings
+    recipe: dict[str, Any] = {key: settings[key] for key in ("seed", "data", "training")}
+    recipe |= {"model": settings["model"]} if "train" not in inputs else {"init": str(inputs["train"])}
+    return parse(Recipe, recipe | {"name": stage.directory}, stage.name)
+
+
+def open_subject(stage: Stage, run_dir: Path) -> Subject:
+    """Load the model of a training stage."""
+    checkpoint = resolve_checkpoint(run_dir)
+    model = PalimpsestForCausalLM.from_pretrained(checkpoint).eval()
+    sha256 = sha256_of(checkpoint / WEIGHTS)
+    return Subject(model, load_tokenizer(checkpoint), stage.settings["arm"], stage.settings["seed"], sha256)
+
+
+def _train(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    train(recipe_of_phase(stage, inputs), directory)
+
+
+def _ask(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    part = parse(AskSpec, stage.settings["part"] | {"task": stage.settings["task"]}, stage.name)
+    subject = open_subject(stage, inputs["train"])
+    spec = subject.model.config.attention_spec
+    task = build_task(part.task, subject.tokenizer, segment_length=spec.segment_length)
+    records = []
+    for length in part.lengths:
+        for batch in batches(_items(task, part, length), part.batch_size):
+            intact_only = part.intervened is not None and batch[0].index >= part.intervened
+            records += evaluate_items(subject, task, batch, () if intact_only else part.interventions)
+    write_jsonl(directory / "items.jsonl.gz", records)
+
+
+def _items(task: Task, part: AskSpec, length: int) -> list[Sample]:
+    """Return the items of one length, at given depths or anywhere."""
+    depths = part.depths or (None,)
+    each = -(-part.items // len(depths))
+    return [
+        task.sample(split="evaluation", seed=part.seed, index=index, length=length, depth=depth)
+        for depth in depths
+        for index in range(each)
+    ]
+
+
+def _documents(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    part = parse(DocumentsSpec, stage.settings["part"], stage.name)
+    subject = open_subject(stage, inputs["train"])
+    documents = symbolic_documents(part.count, part.tokens, part.seed)
+    losses = place_losses(subject, documents, part.interventions)
+    write_jsonl(directory / "position_loss.jsonl.gz", losses.positions)
+    write_jsonl(directory / "place_loss.jsonl.gz", losses.places)
+    if part.distances:
+        spoilt = perturb(subject, documents, part.distances, part.scored, part.seed)
+        write_jsonl(directory / "perturbation.jsonl.gz", spoilt)
+    if part.copies:
+        curve = forgetting_curve(subject, documents, part.copies, part.repeats, part.seed)
+        write_jsonl(directory / "forgetting.jsonl.gz", curve)
+
+
+def _usage(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    part = parse(UsageSpec, stage.settings["part"], stage.name)
+    subject = open_subject(stage, inputs["train"])
+    documents = symbolic_documents(part.count, part.tokens, part.seed)
+    tokens = torch.from_numpy(stacked(documents))
+    origin = Origin(subject.arm, subject.seed, subject.checkpoint)
+    found = profile(subject.model, [tokens], documents=[name for name, _ in documents], origin=origin)
+    write_jsonl(directory / "profile.jsonl.gz", found)
+    effects = [
+        EffectRecord(arm=subject.arm, seed=subject.seed, checkpoint=subject.checkpoint, **each._asdict())
+        for each in gate_effect(subject.model, tokens)
+    ]
+    write_jsonl(directory / "effects.jsonl", effects)
+
+
+@torch.inference_mode()
+def _cost(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    """Measure what a model keeps and takes after contexts of several lengths."""
+    subject = open_subject(stage, inputs["train"])
+    model, rng = subject.model, np.random.default_rng(0)
+    records = []
+    for length in stage.settings["lengths"]:
+        tokens = torch.from_numpy(rng.integers(16, model.config.vocab_size, (1, length + TIMED_TOKENS)))
+        cache = PalimpsestCache(model.config)
+        prefill(model, tokens[:, :length], cache)
+        memory, local = cache.bytes()
+        started = time.perf_counter()
+        prefill(model, tokens[:, length:], cache)
+        records.append(
+            StateCostRecord(
+                arm=subject.arm,
+                seed=subject.seed,
+                context=length,
+                memory_bytes=memory,
+                local_bytes=local,
+                seconds_per_token=(time.perf_counter() - started) / TIMED_TOKENS,
+                flops_per_token=forward_flops_per_token(model.config, length),
+                parameters=model.num_parameters(),
+            )
+        )
+    write_jsonl(directory / "cost.jsonl", records)
+
+
+def _mechanism(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    part = parse(MechanismSpec, stage.settings["part"], stage.name)
+    found = run_mechanism(
+        part.tests or None, part.kinds or None, part.features or None, part.sizes or None, part.seed, part.quick
+    )
+    write_jsonl(directory / "mechanism.jsonl.gz", found)
+
+
+def _validity(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    part = parse(ValiditySpec, stage.settings["part"], stage.name)
+    tokenizer, segment = symbolic_tokenizer(), stage.settings["segment_length"]
+    records: list[ValidityRecord] = []
+    for asked in stage.settings["tasks"]:
+        spec = task_spec(asked["task"])
+        task = build_task(spec, tokenizer, segment_length=segment)
+        knobs = spec.model_dump_json(exclude_defaults=True)
+        found = validity([task], part.items, length=asked["length"], seed=part.seed)
+        records += [_validity_record(each, knobs) for each in found]
+    write_jsonl(directory / "validity.jsonl", records)
+
+
+def _validity_record(found: Validity, knobs: str) -> ValidityRecord:
+    return ValidityRecord(
+        task=found.task,
+        knobs=knobs,
+        responder=found.responder,
+        n=found.n,
+        exact=found.exact,
+        first=found.first,
+        floor=found.floor.exact,
+        ceiling=found.ceiling.exact,
+    )
+
+
+def _audit(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    part = parse(AuditSpec, stage.settings["part"], stage.name)
+    training = open_training(part.source, heldout_fraction=part.heldout_fraction)
+    found = audit(training, open_evaluated(training, []), AuditOptions(part.ngram, part.canaries, part.seed))
+    write_jsonl(directory / "audit.jsonl", found.records)
+    write_jsonl(directory / "canaries.jsonl", found.canaries)
+    write_json(directory / "audit.json", found.setting)
+
+
+def _rerun(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    """Train a model again from its beginning, and compare the weights of both."""
+    last: Path | None = None
+    for number, settings in enumerate(stage.settings["phases"]):
+        recipe: dict[str, Any] = {key: settings[key] for key in ("seed", "data", "training")}
+        recipe |= {"model": settings["model"]} if last is None else {"init": str(last)}
+        run_dir = directory / f"phase-{number}"
+        last = train(parse(Recipe, recipe | {"name": run_dir.name}, stage.name), run_dir)
+    assert last is not None  # there is a phase
+    digests = [sha256_of(path / WEIGHTS) for path in (resolve_checkpoint(inputs["train"]), last)]
+    write_json(directory / "rerun.json", {"first": digests[0], "again": digests[1]})
+
+
+SCORECARD_STAGES: dict[str, Callable[[Stage, Path, Inputs], None]] = {
+    "train": _train,
+    "ask": _ask,
+    "documents": _documents,
+    "usage": _usage,
+    "cost": _cost,
+    "mechanism": _mechanism,
+    "validity": _validity,
+    "audit": _audit,
+    "rerun": _rerun,
+}
+"""What each kind of stage does."""
