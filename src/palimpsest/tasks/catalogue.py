@@ -1,20 +1,23 @@
 """Every task by the name that recipes, studies and commands use."""
 
+import inspect
 from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter
 
 from palimpsest.tasks.passkey import Passkey, PasskeySpec
-from palimpsest.tasks.symbolic.multikey import Multikey, MultikeySpec
+from palimpsest.tasks.symbolic.catalogue import SYMBOLIC_TASKS, SymbolicTaskSpec
 from palimpsest.tasks.task import Row, Task
 from palimpsest.tasks.templates import Tokenizer
+from palimpsest.tasks.text.catalogue import TEXT_TASKS, TextTaskSpec
 
-TaskSpec = Annotated[PasskeySpec | MultikeySpec, Field(discriminator="kind")]
+TaskSpec = Annotated[PasskeySpec | TextTaskSpec | SymbolicTaskSpec, Field(discriminator="kind")]
 """The knobs of any task; ``kind`` says of which."""
 
 TASKS: dict[str, Any] = {
     "passkey": Passkey,
-    "sym_multikey": Multikey,
+    **TEXT_TASKS,
+    **SYMBOLIC_TASKS,
 }
 
 
@@ -42,3 +45,8 @@ def task_spec(value: object) -> TaskSpec:
         pydantic.ValidationError: an unknown task or knob.
     """
     return TypeAdapter(TaskSpec).validate_python(value)
+
+
+def describe(kind: str) -> str:
+    """Return one line about a task: what it tells and what it asks."""
+    return (inspect.getdoc(TASKS[kind]) or "").partition("\n")[0]

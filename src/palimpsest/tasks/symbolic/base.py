@@ -54,14 +54,20 @@ class SymbolicSpec(BaseModel):
         return self
 
 
+class OneQuestionSpec(SymbolicSpec):
+    """The knobs of a task that has one thing to ask about a haystack."""
+
+    questions: Annotated[int, Field(ge=1, le=1)] = 1
+
+
 class Question(NamedTuple):
     """Something to be asked about a haystack.
 
     Attributes:
         ids: the tokens of the question.
         candidates: [candidates, answer tokens] answers to rank, the right one first.
-        needles: what must be remembered to answer.
-        others: token ids of values that the haystack gives for something else.
+        needles: what must be remembered to answer, in the order of the text.
+        others: [others] or [others, tokens] ids of values that the haystack gives for something else.
         facts: coordinates of this question beside those of its haystack.
     """
 
@@ -80,6 +86,23 @@ class Haystack(NamedTuple):
 
 
 S = TypeVar("S", bound=SymbolicSpec)
+
+
+def labelled_row(parts: Sequence[tuple[NDArray[np.int32], bool]], row_length: int, pad_id: int) -> Row:
+    """Join parts into one padded row; those that are said to be answers carry labels."""
+    row = Row(
+        np.full(row_length, pad_id, dtype=np.int64),
+        np.full(row_length, IGNORED_LABEL, dtype=np.int64),
+        np.full(row_length, PADDING_DOCUMENT, dtype=np.int64),
+    )
+    at = 0
+    for ids, answer in parts:
+        row.input_ids[at : at + ids.size] = ids
+        if answer:
+            row.labels[at : at + ids.size] = ids
+        at += ids.size
+    row.document_ids[:at] = 0
+    return row
 
 
 class SymbolicTask(ABC, Generic[S]):
@@ -105,7 +128,9 @@ class SymbolicTask(ABC, Generic[S]):
         self.segment_length = segment_length
         self.pad_id = pad_id
         self.questions = spec.questions
-        self._key = f"{self.name}@{self.version}|{spec.model_dump_json(exclude={'min_length', 'max_length'})}"
+        # a knob that is not set is no part of the name, so that a new one leaves the items as they were
+        knobs = spec.model_dump_json(exclude={"min_length", "max_length"}, exclude_none=True)
+        self._key = f"{self.name}@{self.version}|{knobs}"
 
     @abstractmethod
     def write(self, draws: Draws, split: Split, length: int, depth: float | None) -> Haystack:
@@ -114,7 +139,10 @@ class SymbolicTask(ABC, Generic[S]):
     @property
     @abstractmethod
     def floor(self) -> Reference:
-        """What guessing without the context reaches."""
+        """What a guesser reaches who knows what the haystack offers, but not which of it is asked for.
+
+        Where the haystack offers one thing only, the guesser knows the vocabulary alone.
+        """
 
     @property
     def ceiling(self) -> Reference:
@@ -149,6 +177,7 @@ class SymbolicTask(ABC, Generic[S]):
         for array in (input_ids, question.candidates):
             array.setflags(write=False)
         candidates = tuple(spelled(row) for row in question.candidates)
+        width = question.others.shape[1] if question.others.ndim == 2 else 1
         return Sample(
             id=identity,
             task=self.name,
@@ -166,7 +195,7 @@ class SymbolicTask(ABC, Generic[S]):
             candidates=candidates,
             candidate_ids=question.candidates,
             answers=self.answers(candidates[0]),
-            others=tuple(spelled(each) for each in question.others[:, None]),
+            others=tuple(spelled(each) for each in question.others.reshape(len(question.others), width)),
             facts=question.facts,
             new_tokens=self.answer_length,
         )
@@ -177,30 +206,22 @@ class SymbolicTask(ABC, Generic[S]):
 
     def training_sample(self, seed: int, index: int) -> Row:
         """Make training row ``index``: a haystack and all its questions in a row; only answers carry labels."""
-        label = f"{self._key}|{self.segment_length}|rows|{seed}|{index}"
-        draws = Draws(label)
-        length = draws.integer(self.spec.min_length, self.spec.max_length)
+        draws, length = self._row_draws(seed, index)
         haystack = self.write(draws, "training", self._context(length, self.questions), None)
-        row = Row(
-            np.full(self.spec.max_length, self.pad_id, dtype=np.int64),
-            np.full(self.spec.max_length, IGNORED_LABEL, dtype=np.int64),
-            np.full(self.spec.max_length, PADDING_DOCUMENT, dtype=np.int64),
-        )
-        at = haystack.ids.size
-        row.input_ids[:at] = haystack.ids
+        parts = [(haystack.ids, False)]
         for question in haystack.questions:
             answer = question.candidates[0]
-            answer = answer[answer >= 0]
-            said = np.concatenate([question.ids, answer])
-            row.input_ids[at : at + said.size] = said
-            row.labels[at + question.ids.size : at + said.size] = answer
-            at += said.size
-        row.document_ids[:at] = 0
-        return row
+            parts += [(question.ids, False), (answer[answer >= 0], True)]
+        return labelled_row(parts, self.spec.max_length, self.pad_id)
 
     def score(self, sample: Sample, output: Output) -> Score:
         """Score one answer: are its first words the answer, and how does the answer rank? Ties count against it."""
         return score_words(sample, output, rank_of_first)
+
+    def _row_draws(self, seed: int, index: int) -> tuple[Draws, int]:
+        """Return the stream of random numbers of a training row, and its length, the first thing drawn from it."""
+        draws = Draws(f"{self._key}|{self.segment_length}|rows|{seed}|{index}")
+        return draws, draws.integer(self.spec.min_length, self.spec.max_length)
 
     def _context(self, length: int, questions: int) -> int:
         """Return the tokens of the haystack."""

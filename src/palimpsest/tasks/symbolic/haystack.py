@@ -23,6 +23,48 @@ def slots(
     Raises:
         InputError: there is no room for so many.
     """
+    places = all_places(draws, length, width, count, segment_length, what=what)
+    order = draws.permutation(places.size)
+    if depth is not None:
+        wanted = int(np.argmin(np.abs(places - depth * (length - width))))
+        order = np.concatenate([[wanted], order[order != wanted]])
+    return places[order[:count]]
+
+
+def ordered_slots(
+    draws: Draws,
+    length: int,
+    width: int,
+    count: int,
+    segment_length: int,
+    *,
+    what: str,
+    depth: float | None = None,
+    rank: int = 0,
+) -> NDArray[np.int64]:
+    """Return ``[count]`` places like ``slots``, in the order of the text; with ``depth``, number ``rank`` is near it.
+
+    Raises:
+        InputError: there is no room for so many.
+    """
+    places = all_places(draws, length, width, count, segment_length, what=what)
+    if depth is None:
+        return np.sort(places[draws.permutation(places.size)[:count]])
+    later = count - 1 - rank
+    possible = places[rank : places.size - later]
+    at = rank + int(np.argmin(np.abs(possible - depth * (length - width))))
+    before, after = draws.subset(at, rank), at + 1 + draws.subset(places.size - at - 1, later)
+    return np.sort(places[np.concatenate([before, [at], after])])
+
+
+def all_places(
+    draws: Draws, length: int, width: int, count: int, segment_length: int, *, what: str
+) -> NDArray[np.int64]:
+    """Return, ascending, as many places of ``width`` tokens as fit into each segment, at a random offset each.
+
+    Raises:
+        InputError: there are fewer than ``count``.
+    """
     starts = np.arange(0, length, segment_length)
     rooms = np.minimum(segment_length, length - starts)
     offsets = (draws.bits(starts.size) % (rooms % width + 1).astype(np.uint64)).astype(np.int64)
@@ -34,11 +76,23 @@ def slots(
             f"{what}: {count} needles of {width} tokens do not fit into a haystack of {length} tokens with segments "
             f"of {segment_length}, which has room for {places.size}; ask for fewer or for a longer context"
         )
-    order = draws.permutation(places.size)
-    if depth is not None:
-        wanted = int(np.argmin(np.abs(places - depth * (length - width))))
-        order = np.concatenate([[wanted], order[order != wanted]])
-    return places[order[:count]]
+    return places
+
+
+def before_question(length: int, segment_length: int) -> int:
+    """Return how many tokens of a haystack precede the segment in which the question begins; all, if it is the first.
+
+    What a task spreads over these tokens alone is out of reach of attention inside the last segment.
+    """
+    return length // segment_length * segment_length or length
+
+
+def spans_by_segment(positions: NDArray[np.int64], segment_length: int) -> tuple[Span, ...]:
+    """Return one span for each segment that has some of these ascending positions, from its first to its last."""
+    segments = positions // segment_length
+    firsts = np.flatnonzero(np.diff(segments, prepend=-1))
+    lasts = np.append(firsts[1:], positions.size) - 1
+    return tuple(Span(int(a), int(b) + 1) for a, b in zip(positions[firsts], positions[lasts], strict=True))
 
 
 def fill(
