@@ -1,24 +1,50 @@
-"""Intervals, paired contrasts, claims over seeds, and decision rules: numpy and scipy, no torch."""
+"""Intervals, contrasts, claims over seeds, curves, planning and decision rules: numpy and scipy, no torch."""
 
-from palimpsest.statistics.contrasts import ContrastMethod, align, contrast, holm, mcnemar
+from palimpsest.statistics.conditions import Clause, Condition, Conditions
+from palimpsest.statistics.contrasts import ContrastMethod, align, contrast, mcnemar
+from palimpsest.statistics.curves import Crossing, LogisticCurve, Shape, distance_at, logistic_curve, steepest
 from palimpsest.statistics.decisions import (
     FAIL,
     INCONCLUSIVE,
     PASS,
     AtLeast,
     AtMost,
+    BandAtLeast,
     Equivalent,
     Greater,
     MeanAtLeast,
     MemoryEffect,
+    NonInferior,
     Requirement,
     Rule,
     Verdict,
+    Within,
     decide,
     explain,
     parse_rule,
 )
-from palimpsest.statistics.intervals import Estimate, Method, estimate
+from palimpsest.statistics.equivalence import MarginTest, equivalence, non_inferiority
+from palimpsest.statistics.families import benjamini_hochberg, holm
+from palimpsest.statistics.hierarchical import Hierarchical, hierarchical_bootstrap
+from palimpsest.statistics.intervals import Estimate, Method, counted, estimate
+from palimpsest.statistics.power import (
+    design_effect,
+    detectable_difference,
+    detectable_effect,
+    items_for_at_least,
+    items_for_difference,
+    items_for_equivalence,
+    items_for_mcnemar,
+    items_for_non_inferiority,
+    items_without_failure,
+    mcnemar_power,
+    question_variance,
+    seed_half_width,
+    seeds_for_effect,
+)
+from palimpsest.statistics.ranks import spearman
+from palimpsest.statistics.ratios import RatioMethod, difference_in_differences, ratio_of_means
+from palimpsest.statistics.regression import logistic_slopes, slope
 from palimpsest.statistics.seeds import contrast_across_seeds, estimate_across_seeds, seed_means
 
 __all__ = [
@@ -27,25 +53,63 @@ __all__ = [
     "PASS",
     "AtLeast",
     "AtMost",
+    "BandAtLeast",
+    "Clause",
+    "Condition",
+    "Conditions",
     "ContrastMethod",
+    "Crossing",
     "Equivalent",
     "Estimate",
     "Greater",
+    "Hierarchical",
+    "LogisticCurve",
+    "MarginTest",
     "MeanAtLeast",
     "MemoryEffect",
     "Method",
+    "NonInferior",
+    "RatioMethod",
     "Requirement",
     "Rule",
+    "Shape",
     "Verdict",
+    "Within",
     "align",
+    "benjamini_hochberg",
     "contrast",
     "contrast_across_seeds",
+    "counted",
     "decide",
+    "design_effect",
+    "detectable_difference",
+    "detectable_effect",
+    "difference_in_differences",
+    "distance_at",
+    "equivalence",
     "estimate",
     "estimate_across_seeds",
     "explain",
+    "hierarchical_bootstrap",
     "holm",
+    "items_for_at_least",
+    "items_for_difference",
+    "items_for_equivalence",
+    "items_for_mcnemar",
+    "items_for_non_inferiority",
+    "items_without_failure",
+    "logistic_curve",
+    "logistic_slopes",
     "mcnemar",
+    "mcnemar_power",
+    "non_inferiority",
     "parse_rule",
+    "question_variance",
+    "ratio_of_means",
+    "seed_half_width",
     "seed_means",
+    "seeds_for_effect",
+    "slope",
+    "spearman",
+    "steepest",
 ]

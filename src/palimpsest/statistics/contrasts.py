@@ -90,25 +90,6 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     return float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
-def holm(pvalues: ArrayLike) -> FloatArray:
-    """Return Holm's adjusted p-values ``[m]`` in the order given; reject those up to the family-wise level.
-
-    Raises:
-        InputError: no p-values, or one outside [0, 1].
-
-    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
-    """
-    raw = as_values(pvalues, "pvalues")
-    outside = np.flatnonzero((raw < 0) | (raw > 1))
-    if outside.size:
-        raise InputError(f"pvalues: item {outside[0]} is {raw[outside[0]]:g}, but a p-value lies between 0 and 1.")
-    order = np.argsort(raw, kind="stable")
-    stepped = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
-    adjusted = np.empty_like(raw)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
-
-
 def align(a: Mapping[K, float], b: Mapping[K, float]) -> tuple[list[K], list[float], list[float]]:
     """Return the common keys and the values of ``a`` and ``b`` in their order, ready for ``contrast``.
 

@@ -6,7 +6,7 @@ answered by the same trained model, are not independent of each other: pass what
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,6 +18,7 @@ from palimpsest.records import EstimateRecord
 
 Method = Literal["wilson", "clopper_pearson", "t", "bootstrap"]
 FloatArray: TypeAlias = NDArray[np.float64]
+IndexArray: TypeAlias = NDArray[np.intp]
 
 BOOTSTRAP_SEED = 0
 RESAMPLES = 10_000
@@ -32,7 +33,9 @@ class Estimate:
     """A mean with its interval ``[low, high]`` at confidence ``level``, from ``n`` units by ``method``.
 
     Where the data cannot bound the mean (one seed, or units that are all alike) the interval is everything,
-    ``(-inf, inf)``, and ``method`` says why; a rule that asks for the interval is then INCONCLUSIVE.
+    ``(-inf, inf)``, and ``method`` says why; a rule that asks for the interval is then INCONCLUSIVE. A number that does
+    not exist (a ratio to nothing) has a mean of NaN. ``seeds`` counts the trained models that the interval generalises
+    over; None says that it speaks of one checkpoint.
     """
 
     mean: float
@@ -41,11 +44,16 @@ class Estimate:
     n: int
     method: str
     level: float = 0.95
+    seeds: int | None = None
 
     @property
     def bounded(self) -> bool:
         """Whether the data gave an interval at all."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def over_seeds(self, count: int) -> "Estimate":
+        """Return the same estimate, said to generalise over ``count`` trained models."""
+        return replace(self, seeds=count)
 
     def record(self) -> EstimateRecord:
         """Return the row that is written to disk; an interval that is not defined keeps its infinite ends."""
@@ -54,7 +62,9 @@ class Estimate:
         )
 
     def __str__(self) -> str:
-        if not self.bounded:
+        if math.isnan(self.mean):
+            return f"not a number ({self.method})"
+        if math.isinf(self.low) and math.isinf(self.high):
             return f"{self.mean:.4g} (no interval; {self.method})"
         return (
             f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}] "
@@ -95,8 +105,7 @@ def estimate(
     Source: Wilson (1927); Clopper and Pearson (1934); Efron (1987); Miller (2024, arXiv:2411.00640).
     """
     check_level(level)
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}, but a bootstrap needs at least 1, better 1,000 and more.")
+    check_resamples(resamples)
     if method not in get_args(Method):
         raise InputError(f"Unknown interval method '{method}'.{nearest(method, get_args(Method))}")
     if method in ("wilson", "clopper_pearson"):
@@ -116,8 +125,13 @@ def estimate(
     if method == "t":
         low, high = _t_interval(totals, sizes, level)
     else:
-        low, high = _bootstrap_interval(totals, sizes, level, resamples, rng)
+        low, high = bca((totals, sizes), level, resamples, rng)
     return Estimate(mean, low, high, len(totals), name, level)
+
+
+def counted(value: float, n: int, *, level: float = 0.95) -> Estimate:
+    """Return a number that is known exactly, such as bytes or documents with a hit, as an estimate without width."""
+    return Estimate(float(value), float(value), float(value), n, "counted", level)
 
 
 def as_values(values: ArrayLike, name: str) -> FloatArray:
@@ -155,16 +169,56 @@ def as_outcomes(values: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+def as_codes(labels: Sequence[Hashable], count: int, name: str) -> IndexArray:
+    """Return labels as numbers ``[count]`` from 0 in order of appearance.
+
+    Raises:
+        InputError: not one label for each of the ``count`` values.
+    """
+    if len(labels) != count:
+        raise InputError(f"{name}: {len(labels)} labels for {count} values; there must be one for each.")
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(label, len(codes)) for label in labels], dtype=np.intp)
+
+
 def check_level(level: float) -> None:
     """Raise InputError unless ``level`` is a confidence level strictly between 0 and 1."""
     if not 0 < level < 1:
         raise InputError(f"Confidence level {level} must lie between 0 and 1, for example 0.95.")
 
 
+def check_resamples(resamples: int) -> None:
+    """Raise InputError unless a bootstrap of ``resamples`` draws is possible."""
+    if resamples < 1:
+        raise InputError(f"resamples is {resamples}, but a bootstrap needs at least 1, better 1,000 and more.")
+
+
 def wilson(successes: int, n: int, level: float) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion."""
     interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def bca(
+    sums: tuple[FloatArray, FloatArray], level: float, resamples: int, rng: int | np.random.Generator
+) -> tuple[float, float]:
+    """Return the BCa bootstrap interval of sum(first) / sum(second) over units, both ``[C]``."""
+
+    def ratio(first: FloatArray, second: FloatArray, axis: int) -> FloatArray:
+        return first.sum(axis=axis) / second.sum(axis=axis)
+
+    result = stats.bootstrap(
+        sums,
+        ratio,
+        n_resamples=resamples,
+        batch=max(1, _BATCH_ELEMENTS // len(sums[0])),
+        vectorized=True,
+        paired=True,
+        confidence_level=level,
+        method="BCa",
+        rng=np.random.default_rng(rng),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def no_spread(means: FloatArray) -> bool:
@@ -186,10 +240,7 @@ def _units(values: FloatArray, clusters: Sequence[Hashable] | None) -> tuple[Flo
     """Return sum and number of values of each unit, both ``[C]``; without clusters each value is a unit."""
     if clusters is None:
         return values, np.ones_like(values)
-    if len(clusters) != len(values):
-        raise InputError(f"clusters: {len(clusters)} labels for {len(values)} values; there must be one for each.")
-    codes: dict[Hashable, int] = {}
-    index = [codes.setdefault(label, len(codes)) for label in clusters]
+    index = as_codes(clusters, len(values), "clusters")
     totals = np.asarray(np.bincount(index, weights=values), dtype=np.float64)
     return totals, np.bincount(index).astype(np.float64)
 
@@ -206,23 +257,3 @@ def _t_interval(totals: FloatArray, sizes: FloatArray, level: float) -> tuple[fl
     error = math.sqrt(count / (count - 1) * np.sum((totals - sizes * mean) ** 2)) / n
     low, high = stats.t.interval(level, count - 1, loc=mean, scale=error)
     return float(low), float(high)
-
-
-def _bootstrap_interval(
-    totals: FloatArray, sizes: FloatArray, level: float, resamples: int, rng: int | np.random.Generator
-) -> tuple[float, float]:
-    def mean(totals: FloatArray, sizes: FloatArray, axis: int) -> FloatArray:
-        return totals.sum(axis=axis) / sizes.sum(axis=axis)
-
-    result = stats.bootstrap(
-        (totals, sizes),
-        mean,
-        n_resamples=resamples,
-        batch=max(1, _BATCH_ELEMENTS // len(totals)),
-        vectorized=True,
-        paired=True,
-        confidence_level=level,
-        method="BCa",
-        rng=np.random.default_rng(rng),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -56,7 +56,7 @@ def estimate_across_seeds(
     """
     between = estimate(values, method="t", clusters=seeds, level=level)
     items = estimate(values, method=within, clusters=clusters, level=level, resamples=resamples, rng=rng)
-    return _within(_wider(between, items), 0.0 if within in PROPORTIONS else -math.inf)
+    return _within(wider(between, items), 0.0 if within in PROPORTIONS else -math.inf)
 
 
 def contrast_across_seeds(
@@ -87,7 +87,7 @@ def contrast_across_seeds(
     """
     between = contrast(a, b, method="paired_t", clusters=seeds, level=level)
     items = contrast(a, b, method=within, clusters=clusters, level=level, resamples=resamples, rng=rng)
-    return _within(_wider(between, items), -1.0 if within == "mcnemar_newcombe" else -math.inf)
+    return _within(wider(between, items), -1.0 if within == "mcnemar_newcombe" else -math.inf)
 
 
 def seed_means(values: ArrayLike, seeds: Sequence[Hashable]) -> dict[Hashable, float]:
@@ -112,14 +112,15 @@ def _within(found: Estimate, least: float) -> Estimate:
     return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
-def _wider(between: Estimate, items: Estimate) -> Estimate:
+def wider(between: Estimate, items: Estimate) -> Estimate:
+    """Return the interval ``between`` seeds, widened to that over ``items`` wherever that reaches further."""
     count = between.n
     if count < 2:
         why = f"t over {count} seed: not defined, needs two seeds or more"
-        return Estimate(items.mean, -math.inf, math.inf, count, why, items.level)
+        return Estimate(items.mean, -math.inf, math.inf, count, why, items.level, count)
     if not between.bounded:
         why = f"{items.method} over items of {count} seeds that agree exactly"
-        return Estimate(items.mean, items.low, items.high, count, why, items.level)
+        return Estimate(items.mean, items.low, items.high, count, why, items.level, count)
     return Estimate(
         items.mean,
         min(between.low, items.low),
@@ -127,4 +128,5 @@ def _wider(between: Estimate, items: Estimate) -> Estimate:
         count,
         f"t over {count} seeds, at least as wide as {items.method} over items",
         items.level,
+        count,
     )

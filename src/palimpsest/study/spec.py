@@ -1,6 +1,5 @@
 """The study file: arms, stages, evaluation and claims, all written down before the run."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from palimpsest.attention import AttentionSpec
 from palimpsest.data import CorpusSpec, TokenizerSpec
 from palimpsest.probes import INTERVENTIONS
-from palimpsest.schema import Closed, parse_yaml
+from palimpsest.schema import Closed
 from palimpsest.statistics import Rule
 from palimpsest.study.naming import Name, digest
 from palimpsest.tasks import PasskeySpec
@@ -154,11 +153,16 @@ class StudySpec(Closed):
             for arm in (claim.arm, claim.against):
                 if arm is not None and arm not in self.arms:
                     raise ValueError(f"claim '{claim.id}' names the arm '{arm}'; there are {', '.join(self.arms)}")
-            if (claim.against is None) == (claim.intervention is None) and "difference" in claim.rule.requires:
+            wanted = {need.quantity for need in claim.rule.requires.values()}
+            if unknown := sorted(wanted - {"estimate", "difference", "intervened"}):
+                raise ValueError(
+                    f"claim '{claim.id}': its rule asks for {', '.join(unknown)}, which a claim does not estimate"
+                )
+            if (claim.against is None) == (claim.intervention is None) and "difference" in wanted:
                 raise ValueError(f"claim '{claim.id}' needs either 'against' or 'intervention' for a difference")
-            unknown = sorted(set(claim.lengths) - set(self.passkey.lengths))
-            if unknown:
-                raise ValueError(f"claim '{claim.id}' names lengths {unknown} that are not evaluated")
+            unmeasured = sorted(set(claim.lengths) - set(self.passkey.lengths))
+            if unmeasured:
+                raise ValueError(f"claim '{claim.id}' names lengths {unmeasured} that are not evaluated")
             if claim.measure == "loss" and self.position_loss is None:
                 raise ValueError(f"claim '{claim.id}' is about loss, and the study has no position_loss")
         return self
@@ -169,15 +173,11 @@ class StudySpec(Closed):
         return next(iter(self.arms.values())).attention.segment_length
 
     @property
+    def item_seeds(self) -> dict[str, int]:
+        """The seed of the items."""
+        return {"passkey": self.passkey.seed}
+
+    @property
     def sha256(self) -> str:
         """Digest of everything that is fixed before the run; seeds may be added later."""
         return digest(self.model_dump(mode="json", exclude={"seeds"}))
-
-
-def load_study(path: Path) -> StudySpec:
-    """Read a study file.
-
-    Raises:
-        InputError: as ``parse_yaml``.
-    """
-    return parse_yaml(StudySpec, path)
