@@ -43,8 +43,9 @@ OPEN_KEYWORDS = {
     ("models/modeling.py", "from_pretrained"),
     ("models/configuration.py", "__post_init__"),
     ("attention/cache.py", "update"),
+    ("study/lm_eval/model.py", "_model_generate"),
 }
-"""Functions that transformers calls, with whatever keywords it has."""
+"""Functions that transformers and lm-eval call, with whatever keywords they have."""
 
 
 class Import(NamedTuple):

