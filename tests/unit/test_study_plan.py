@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from palimpsest.errors import InputError
-from palimpsest.study.plan import plan
+from palimpsest.study import load_study, plan
 from palimpsest.study.run import select
-from palimpsest.study.spec import StudySpec, load_study
+from palimpsest.study.spec import StudySpec
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -30,8 +30,13 @@ def test_every_shipped_study_is_valid_and_its_plan_is_in_order(path):
     for stage in plan(spec):
         assert done.issuperset(stage.inputs)
         done.add(stage.name)
-    evaluated = [(stage.arm, stage.seed) for stage in plan(spec) if stage.kind == "passkey"]
-    assert evaluated == [(arm, seed) for seed in spec.seeds for arm in spec.arms]
+    if isinstance(spec, StudySpec):
+        evaluated = [(stage.arm, stage.seed) for stage in plan(spec) if stage.kind == "passkey"]
+        assert evaluated == [(arm, seed) for seed in spec.seeds for arm in spec.arms]
+    else:
+        trained = {(stage.arm, stage.seed) for stage in plan(spec) if stage.kind == "train"}
+        assert trained == {(arm, seed) for arm in spec.arms for seed in spec.seeds_of(arm)}
+    assert len({stage.name for stage in plan(spec)}) == len(done)
     assert len({stage.directory for stage in plan(spec)}) == len(done)
 
 

@@ -13,6 +13,7 @@ from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.models.comparison import KindRow, compare, layer_bytes
 from palimpsest.models.flops import flops_per_token, forward_flops_per_token
+from palimpsest.tasks.symbolic.vocabulary import SIZE
 from palimpsest.training import (
     MixtureData,
     PasskeyData,
@@ -22,6 +23,7 @@ from palimpsest.training import (
     model_config,
     resolve_checkpoint,
 )
+from palimpsest.training.recipe import TasksData
 from palimpsest.training.state import STATE, Progress
 
 DTYPE = torch.float32
@@ -107,6 +109,8 @@ def _config_of(checkpoint: Path) -> PalimpsestConfig:
 def _vocabulary(recipe: Recipe) -> int:
     """Return the size of the vocabulary of a new model; one still to be trained may come out smaller."""
     data = recipe.data.text if isinstance(recipe.data, MixtureData) else recipe.data
+    if isinstance(data, TasksData):
+        return SIZE if data.tokenizer is None else vocabulary_size(load_tokenizer(str(data.tokenizer)))
     if isinstance(data, PasskeyData):
         return vocabulary_size(load_tokenizer(str(data.tokenizer)))
     if data.tokenizer is None:
@@ -124,6 +128,8 @@ def row_length(recipe: Recipe) -> int:
     data = recipe.data
     if isinstance(data, MixtureData):
         return max(data.text.sequence_length, data.passkey.max_length)
+    if isinstance(data, TasksData):
+        return data.row_length
     return data.sequence_length if isinstance(data, TextData) else data.max_length
 
 

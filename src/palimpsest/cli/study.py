@@ -9,7 +9,9 @@ from palimpsest.cli.console import available_cores, list_of, output, resumable, 
 from palimpsest.errors import InputError
 
 if TYPE_CHECKING:
-    from palimpsest.study import StudySpec
+    from palimpsest.study import AnyStudy
+
+SCORECARD = "scorecard.json"
 
 study_app = typer.Typer(
     no_args_is_help=True,
@@ -85,19 +87,21 @@ def show_plan(
     """Show the stages of a study: tokens, operations, and how long they will take here."""
     spec, directory = _load(study, seeds, out)
     from palimpsest.cli.tables import plan_table
-    from palimpsest.study import plan, select
+    from palimpsest.study import ScorecardSpec, plan, select
     from palimpsest.study.estimate import estimate_stages
     from palimpsest.study.run import STAGES
+    from palimpsest.study.scorecard.estimate import estimate_scorecard
 
     stages = select(plan(spec), _names(only))
-    estimates = estimate_stages(
-        spec,
-        stages,
-        directory / STAGES,
-        threads=threads,
-        timing=timing,
-        listen=lambda arm: say(f"Measuring {arm} ..."),
-    )
+    root = directory / STAGES
+
+    def listen(arm: str) -> None:
+        say(f"Measuring {arm} ...")
+
+    if isinstance(spec, ScorecardSpec):
+        estimates = estimate_scorecard(spec, stages, root, threads=threads, timing=timing, listen=listen)
+    else:
+        estimates = estimate_stages(spec, stages, root, threads=threads, timing=timing, listen=listen)
     table, summary = plan_table(estimates, jobs or available_cores(), timing=timing)
     output().print(table)
     typer.echo(summary)
@@ -118,6 +122,11 @@ def report(
 ) -> None:
     """Make the page again, from a study's directory or from its records alone."""
     target = out or directory / "report"
+    if (directory / SCORECARD).is_file():
+        from palimpsest.report.scorecard import write_scorecard
+
+        typer.echo(f"Report: {write_scorecard(directory, target)}")
+        return
     if (directory / "study.json").is_file():
         from palimpsest.report import write_report
 
@@ -133,7 +142,7 @@ def report(
     typer.echo(f"Report: {page if out is None else write_report(directory / RECORDS, target)}")
 
 
-def _load(study: Path, seeds: str | None, out: Path | None) -> "tuple[StudySpec, Path]":
+def _load(study: Path, seeds: str | None, out: Path | None) -> "tuple[AnyStudy, Path]":
     """Return the study with these seeds, and its directory."""
     from palimpsest.study import load_study
 
@@ -151,10 +160,14 @@ def _names(only: list[str] | None) -> list[str]:
 
 
 def _show_verdicts(directory: Path) -> None:
-    from palimpsest.cli.tables import verdict_table
-    from palimpsest.records import VerdictRecord, read_json
+    from palimpsest.cli.tables import rows_table, verdict_table
+    from palimpsest.records import ScorecardRecord, VerdictRecord, read_json
     from palimpsest.study.collect import RECORDS
 
+    if (directory / RECORDS / SCORECARD).is_file():
+        card = ScorecardRecord.model_validate(read_json(directory / RECORDS / SCORECARD))
+        output().print(rows_table(card.rows))
+        return
     verdicts = [VerdictRecord.model_validate(row) for row in read_json(directory / RECORDS / "verdicts.json")]
     if verdicts:
         output().print(verdict_table(verdicts))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from palimpsest.records import ItemRecord, VerdictRecord
+from palimpsest.records import ItemRecord, RowRecord, VerdictRecord
 from palimpsest.statistics import Estimate, align, contrast, estimate, mcnemar
 
 if TYPE_CHECKING:
@@ -23,6 +23,15 @@ def verdict_table(verdicts: Iterable[VerdictRecord]) -> Table:
     table = Table("verdict", "claim", "why", show_lines=True)
     for found in verdicts:
         table.add_row(f"[{COLOURS[found.verdict]}]{found.verdict}[/]", escape(found.statement), escape(found.sentence))
+    return table
+
+
+def rows_table(rows: Iterable[RowRecord]) -> Table:
+    """Return one row per row of a scorecard."""
+    table = Table("row", "verdict", "claim", "why", show_lines=True)
+    for row in rows:
+        verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
+        table.add_row(row.id, verdict, escape(row.claim), escape(row.sentence))
     return table
 
 

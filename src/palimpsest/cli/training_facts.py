@@ -5,7 +5,8 @@ from pathlib import Path
 from palimpsest.data import CorpusSpec
 from palimpsest.records import Provenance, read_json
 from palimpsest.schema import parse
-from palimpsest.training import MixtureData, PasskeyData, Recipe, TextData, load_recipe
+from palimpsest.training import MixtureData, PasskeyData, Recipe, load_recipe
+from palimpsest.training.recipe import DataSpec, TasksData
 from palimpsest.training.run import CHECKPOINTS, PROVENANCE, RECIPE
 from palimpsest.training.state import STATE, Progress
 
@@ -48,10 +49,16 @@ def _recipe_rows(recipe: Recipe) -> list[Row]:
     ]
 
 
-def _data(data: TextData | PasskeyData | MixtureData) -> str:
+def _data(data: DataSpec) -> str:
     """Say what a model was trained on."""
     if isinstance(data, MixtureData):
         return f"{_data(data.text)}; {data.passkey_fraction:.0%} of the rows are {_data(data.passkey)}"
+    if isinstance(data, TasksData):
+        kinds = ", ".join(dict.fromkeys(each.task.kind for each in data.tasks))
+        return (
+            f"rows of {data.row_length:,} tokens: {data.documents:.0%} symbolic documents, {data.repeats:.0%} repeated "
+            f"strings, else {kinds}"
+        )
     if isinstance(data, PasskeyData):
         return f"passkey prompts of at most {data.max_length:,} tokens"
     source = "a prepared corpus" if data.corpus is None else _corpus(data.corpus)

@@ -22,7 +22,7 @@ from palimpsest.report.tables import Column, Table, Value, estimate_html, table_
 VERDICT_LOOKS: Mapping[str, str] = {"PASS": "pass", "FAIL": "fail", "INCONCLUSIVE": "open"}
 
 # Told apart by shape as well as by colour: a disc with a tick, a square with a cross, a diamond with a bar.
-_MARKS: Mapping[str, Html] = {
+MARKS: Mapping[str, Html] = {
     verdict: Html(
         '<svg class="mark" viewBox="0 0 24 24" aria-hidden="true" fill="none" stroke="var(--card)" stroke-width="2.6" '
         f'stroke-linecap="round">{shape}</svg>'
@@ -72,7 +72,7 @@ def tally(verdicts: Sequence[VerdictRecord]) -> Html:
     """Return how many claims passed, failed and stayed open."""
     counts = Counter(verdict.verdict for verdict in verdicts)
     entries = [
-        element("li", {"class": look}, _MARKS[word], element("span", None, f"{counts[word]} {word}"))
+        element("li", {"class": look}, MARKS[word], element("span", None, f"{counts[word]} {word}"))
         for word, look in VERDICT_LOOKS.items()
         if counts[word]
     ]
@@ -121,10 +121,10 @@ def _verdict(verdict: VerdictRecord, results: StudyResults, out_dir: Path) -> Ht
         )
         for name, found in verdict.estimates.items()
     ]
-    links = [_records_link(name, results.directory, out_dir) for name in verdict.items]
+    links = [records_link(name, results.directory, out_dir) for name in verdict.items]
     parts = [
         element(
-            "header", None, _MARKS[verdict.verdict], element("span", {"class": "word"}, verdict.verdict),
+            "header", None, MARKS[verdict.verdict], element("span", {"class": "word"}, verdict.verdict),
             element("span", {"class": "n"}, prose(verdict.claim)),
         ),
         element("h3", None, prose(verdict.statement)),
@@ -134,11 +134,11 @@ def _verdict(verdict: VerdictRecord, results: StudyResults, out_dir: Path) -> Ht
     if estimates:
         parts.append(element("ul", {"class": "estimates"}, *estimates))
     if links:
-        parts.append(element("p", {"class": "rests"}, "Records: ", joined(_between(links, ", "))))
+        parts.append(element("p", {"class": "rests"}, "Records: ", joined(between(links, ", "))))
     return element("article", {"class": f"verdict {VERDICT_LOOKS[verdict.verdict]}"}, *parts)
 
 
-def _records_link(name: str, records: Path, out_dir: Path) -> Html:
+def records_link(name: str, records: Path, out_dir: Path) -> Html:
     """Return a link to a records file, or its bare name if there is no such file inside the records directory."""
     path = find_lines(records / name)
     if path is None or not path.resolve().is_relative_to(records.resolve()):
@@ -264,10 +264,10 @@ def _provenance(results: StudyResults) -> Section:
     records = results.provenance.values()
     shared: list[list[Value]] = [
         ["study", code(results.study.sha256)],
-        ["commit", _variants(f"{r.git_commit}{' with uncommitted changes' if r.git_dirty else ''}" for r in records)],
-        ["data", _variants(r.data_fingerprint for r in records)],
-        ["hardware", _variants(f"{r.hardware}, {plural(r.cores, 'core')}" for r in records)],
-        ["versions", _variants(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in records)],
+        ["commit", variants(f"{r.git_commit}{' with uncommitted changes' if r.git_dirty else ''}" for r in records)],
+        ["data", variants(r.data_fingerprint for r in records)],
+        ["hardware", variants(f"{r.hardware}, {plural(r.cores, 'core')}" for r in records)],
+        ["versions", variants(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in records)],
     ]
     known = sorted(results.provenance, key=lambda s: (_place(results.arms, s.arm), s.seed, _place(STAGES, s.stage)))
     runs = [_origin(stage, results.provenance[stage]) for stage in known]
@@ -312,11 +312,12 @@ def _file_link(file: str) -> Html:
 def _figures(plots: Sequence[Plot], otherwise: str, beside: Iterable[Html] = ()) -> Html:
     if not plots:
         return _nothing(otherwise)
-    cards = [*map(_figure, plots), *(element("div", {"class": "beside"}, other) for other in beside)]
+    cards = [*map(figure_html, plots), *(element("div", {"class": "beside"}, other) for other in beside)]
     return element("div", {"class": "figures"}, *cards)
 
 
-def _figure(plot: Plot) -> Html:
+def figure_html(plot: Plot) -> Html:
+    """Return a figure with its title and caption."""
     return element(
         "figure", None, element("h3", None, plot.title), plot.inline, element("figcaption", None, plot.caption)
     )
@@ -330,15 +331,17 @@ def _present(plots: Iterable[Plot | None]) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def _variants(values: Iterable[str]) -> Html:
+def variants(values: Iterable[str]) -> Html:
+    """Return the different values, and how many runs have each."""
     counts = Counter(values)
     several = len(counts) > 1
     return joined(
-        _between([joined([code(v, 400), f" ({plural(n, 'run')})" if several else ""]) for v, n in counts.items()], ", ")
+        between([joined([code(v, 400), f" ({plural(n, 'run')})" if several else ""]) for v, n in counts.items()], ", ")
     )
 
 
-def _between(parts: Sequence[Html], separator: str) -> list[str]:
+def between(parts: Sequence[Html], separator: str) -> list[str]:
+    """Return the parts with a separator between them."""
     return [piece for i, part in enumerate(parts) for piece in ((separator, part) if i else (part,))]
 
 

@@ -18,14 +18,16 @@ from palimpsest.records import (
     PositionLossRecord,
     StepRecord,
     StudyRecord,
-    read_json,
     read_jsonl,
     write_json,
 )
 from palimpsest.study.claims import judge
-from palimpsest.study.naming import digest
+from palimpsest.study.kinds import AnyStudy
 from palimpsest.study.plan import Stage
+from palimpsest.study.preregistration import openings, preregister
 from palimpsest.study.run import STAGES
+from palimpsest.study.scorecard.collect import collect_scorecard
+from palimpsest.study.scorecard.spec import ScorecardSpec
 from palimpsest.study.spec import StudySpec
 from palimpsest.study.stages import is_done
 from palimpsest.training import resolve_checkpoint
@@ -33,11 +35,19 @@ from palimpsest.training import resolve_checkpoint
 RECORDS = "records"
 
 
-def collect(spec: StudySpec, stages: Sequence[Stage], out: Path) -> Path:
+def collect(spec: AnyStudy, stages: Sequence[Stage], out: Path) -> Path:
     """Write ``out/records`` and ``out/report`` from all finished stages and return the path of the page."""
+    transformers_logging.disable_progress_bar()
+    deviations = preregister(spec, spec.sha256, out)
+    if isinstance(spec, ScorecardSpec):
+        opened = openings(spec, out)
+        return collect_scorecard(spec, stages, out / STAGES, out, deviations=deviations, opened=opened)
+    return _collect_study(spec, stages, out, deviations)
+
+
+def _collect_study(spec: StudySpec, stages: Sequence[Stage], out: Path, deviations: list[str]) -> Path:
     from palimpsest.report import write_report  # matplotlib, which the workers of a study do not need
 
-    transformers_logging.disable_progress_bar()
     root, records = out / STAGES, out / RECORDS
     shutil.rmtree(records, ignore_errors=True)
     finished = [stage for stage in stages if is_done(stage, root)]
@@ -57,25 +67,9 @@ def collect(spec: StudySpec, stages: Sequence[Stage], out: Path) -> Path:
         if stage.kind == "position_loss":
             path = _copy(directory / "position_loss.jsonl", records / "position_loss" / f"{who}.jsonl")
             losses += read_jsonl(path, PositionLossRecord)
-    write_json(records / "study.json", study_record(spec, preregister(spec, out)))
+    write_json(records / "study.json", study_record(spec, deviations))
     write_json(records / "verdicts.json", [json.loads(v.model_dump_json()) for v in judge(spec.claims, items, losses)])
     return write_report(records, out / "report")
-
-
-def preregister(spec: StudySpec, out: Path) -> list[str]:
-    """Write what is fixed before the run, once, and return how the study differs from it by now."""
-    path = out / "prereg.json"
-    fixed = spec.model_dump(mode="json", exclude={"seeds"})
-    if not path.exists():
-        write_json(path, {"sha256": spec.sha256, "study": fixed})
-        return []
-    before = read_json(path)["study"]
-    return [
-        f"{key} was changed after the first run (SHA-256 of its settings {digest(before.get(key))[:12]} then, "
-        f"{digest(value)[:12]} now)"
-        for key, value in fixed.items()
-        if before.get(key) != value
-    ]
 
 
 def study_record(spec: StudySpec, deviations: list[str]) -> StudyRecord:

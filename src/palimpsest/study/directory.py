@@ -6,13 +6,13 @@ import yaml
 
 from palimpsest.errors import InputError
 from palimpsest.records import write_atomic
-from palimpsest.study.collect import preregister
-from palimpsest.study.spec import StudySpec, load_study
+from palimpsest.study.kinds import AnyStudy, load_study
+from palimpsest.study.preregistration import preregister
 
 STUDY = "study.yaml"
 
 
-def open_directory(spec: StudySpec, out: Path) -> list[str]:
+def open_directory(spec: AnyStudy, out: Path) -> list[str]:
     """Make ``out`` the directory of this study, or continue in it.
 
     What is fixed before a study runs is written down here, before it runs. A directory of another study, or of an
@@ -30,10 +30,10 @@ def open_directory(spec: StudySpec, out: Path) -> list[str]:
         raise InputError(f"{out} holds other files and no study; give a new or empty directory.")
     text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(out / STUDY, text)
-    return preregister(spec, out)
+    return preregister(spec, spec.sha256, out)
 
 
-def read_directory(out: Path) -> StudySpec:
+def read_directory(out: Path) -> AnyStudy:
     """Return the study that was last run in a directory.
 
     Raises:

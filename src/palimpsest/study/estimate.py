@@ -122,7 +122,7 @@ def estimate_stages(
     finished = {stage.name for stage in stages if is_done(stage, root)}
     measured: dict[str, _Pace] = {}
     if timing:
-        with _threads(threads):
+        with torch_threads(threads):
             for arm in dict.fromkeys(stage.arm for stage in stages if stage.name not in finished and stage.arm):
                 listen(arm)
                 measured[arm] = _measure(spec, arm, configs[arm])
@@ -288,7 +288,7 @@ def evaluation_seconds(
 
 
 @contextmanager
-def _threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
     """Let torch use so many threads inside a ``with`` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""``plan``: a study file becomes stages, each with a digest of everything that determines its result."""
+"""``plan_study``: a study file becomes stages, each with a digest of everything that determines its result."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ class Stage:
         return f"{self.kind}-{self.digest[:16]}"
 
 
-def plan(spec: StudySpec) -> list[Stage]:
+def plan_study(spec: StudySpec) -> list[Stage]:
     """Return the stages of a study, every stage after its inputs. A pure function of the study file.
 
     Arms whose stages agree in everything (the same pretraining before different fine-tunings, say) share them; a shared

@@ -17,8 +17,9 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from palimpsest.errors import InputError
-from palimpsest.study.plan import Stage, plan
-from palimpsest.study.spec import StudySpec
+from palimpsest.study.kinds import AnyStudy, plan
+from palimpsest.study.plan import Stage
+from palimpsest.study.preregistration import log_opening
 from palimpsest.study.stages import execute, is_done
 from palimpsest.training import Interrupted
 
@@ -67,7 +68,7 @@ def select(stages: list[Stage], only: Iterable[str]) -> list[Stage]:
 
 
 def run_study(
-    spec: StudySpec, out: Path, *, jobs: int, threads: int = 1, only: Iterable[str] = (), listen: Listener
+    spec: AnyStudy, out: Path, *, jobs: int, threads: int = 1, only: Iterable[str] = (), listen: Listener
 ) -> list[Stage]:
     """Run what is not done yet and return the stages of the plan that were asked for.
 
@@ -85,6 +86,8 @@ def run_study(
     """
     stages = select(plan(spec), only)
     root = out / STAGES
+    if any(stage.kind not in ("corpus", "pretrain", "finetune", "train") for stage in stages):
+        log_opening(spec, out)
     root.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)

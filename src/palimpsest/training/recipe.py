@@ -177,7 +177,8 @@ class TrainingSpec(Closed):
         batch_size: rows per update, whatever the number of micro-batches.
         accumulation: micro-batches an update is computed in.
         learning_rate: peak rate of all weights but the gates.
-        gate_learning_rate: peak rate of gates and of quantities that a memory learns; they have no weight decay.
+        gate_learning_rate: peak rate of gates and of quantities that a memory learns; they have no weight decay. With
+            0 they stay where they began.
         weight_decay: of matrices only; norms and embeddings have none.
         betas: AdamW's decay rates of its two moments.
         warmup_steps: updates of linear warmup, followed by a cosine.
@@ -195,7 +196,7 @@ class TrainingSpec(Closed):
     batch_size: Count
     accumulation: Count = 1
     learning_rate: float = Field(gt=0.0)
-    gate_learning_rate: float = Field(default=1e-2, gt=0.0)
+    gate_learning_rate: float = Field(default=1e-2, ge=0.0)
     weight_decay: float = Field(default=0.1, ge=0.0)
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
     warmup_steps: Annotated[int, Field(ge=0)] = 0

@@ -10,11 +10,8 @@ from palimpsest.probes import parse_intervention
 from palimpsest.schema import Closed
 from palimpsest.statistics import Rule
 from palimpsest.study.naming import Name, digest
-from palimpsest.tasks import TaskSpec
+from palimpsest.tasks import Sample, Task, TaskSpec
 from palimpsest.training.recipe import ModelSpec, TasksData, TrainingSpec
-
-TEST_SEEDS = 10_000
-"""Seeds of items from here on are for tests, opened once; those below are for design."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -105,6 +102,16 @@ class AskSpec(Closed):
         rows = [dict(zip(self.vary, values, strict=True)) for values in zip(*self.vary.values(), strict=True)]
         fixed = self.task.model_dump()
         return [type(self.task).model_validate(fixed | row) for row in rows]
+
+    def samples(self, task: Task, length: int) -> list[Sample]:
+        """Return the items of one version and length, at the given depths or anywhere."""
+        depths = self.depths or (None,)
+        each = -(-self.items // len(depths))
+        return [
+            task.sample(split="evaluation", seed=self.seed, index=index, length=length, depth=depth)
+            for depth in depths
+            for index in range(each)
+        ]
 
 
 class DocumentsSpec(Closed):
@@ -283,6 +290,12 @@ class ScorecardSpec(Closed):
         """Return the seeds that an arm is trained with."""
         own = self.arms[arm].seeds
         return self.seeds if own is None else own
+
+    @property
+    def item_seeds(self) -> dict[str, int]:
+        """The seed of the items and documents of every part."""
+        parts = {**self.ask, **self.documents, "usage": self.usage, "validity": self.validity}
+        return {name: part.seed for name, part in parts.items() if part is not None}
 
     @property
     def sha256(self) -> str:

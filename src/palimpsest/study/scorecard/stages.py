@@ -28,7 +28,7 @@ from palimpsest.study.evaluate import Subject, batches, evaluate_items
 from palimpsest.study.plan import Stage
 from palimpsest.study.scorecard.spec import AskSpec, AuditSpec, DocumentsSpec, MechanismSpec, UsageSpec, ValiditySpec
 from palimpsest.study.text_probes import forgetting_curve, perturb, place_losses
-from palimpsest.tasks import Sample, Task, build_task, task_spec
+from palimpsest.tasks import build_task, task_spec
 from palimpsest.tasks.documents import stacked, symbolic_documents
 from palimpsest.tasks.toys import Validity, validity
 from palimpsest.training import Recipe, resolve_checkpoint, train
@@ -40,6 +40,9 @@ Inputs = Mapping[str, Path]
 
 TIMED_TOKENS = 256
 """Tokens that are read for one timing, after a context of the length that is timed."""
+
+TIMINGS = 5
+"""Timings of each length."""
 
 
 def recipe_of_phase(stage: Stage, inputs: Inputs) -> Recipe:
@@ -69,21 +72,10 @@ def _ask(stage: Stage, directory: Path, inputs: Inputs) -> None:
     task = build_task(part.task, subject.tokenizer, segment_length=spec.segment_length)
     records = []
     for length in part.lengths:
-        for batch in batches(_items(task, part, length), part.batch_size):
+        for batch in batches(part.samples(task, length), part.batch_size):
             intact_only = part.intervened is not None and batch[0].index >= part.intervened
             records += evaluate_items(subject, task, batch, () if intact_only else part.interventions)
     write_jsonl(directory / "items.jsonl.gz", records)
-
-
-def _items(task: Task, part: AskSpec, length: int) -> list[Sample]:
-    """Return the items of one length, at given depths or anywhere."""
-    depths = part.depths or (None,)
-    each = -(-part.items // len(depths))
-    return [
-        task.sample(split="evaluation", seed=part.seed, index=index, length=length, depth=depth)
-        for depth in depths
-        for index in range(each)
-    ]
 
 
 def _documents(stage: Stage, directory: Path, inputs: Inputs) -> None:
@@ -127,20 +119,22 @@ def _cost(stage: Stage, directory: Path, inputs: Inputs) -> None:
         cache = PalimpsestCache(model.config)
         prefill(model, tokens[:, :length], cache)
         memory, local = cache.bytes()
-        started = time.perf_counter()
-        prefill(model, tokens[:, length:], cache)
-        records.append(
-            StateCostRecord(
-                arm=subject.arm,
-                seed=subject.seed,
-                context=length,
-                memory_bytes=memory,
-                local_bytes=local,
-                seconds_per_token=(time.perf_counter() - started) / TIMED_TOKENS,
-                flops_per_token=forward_flops_per_token(model.config, length),
-                parameters=model.num_parameters(),
+        for _ in range(TIMINGS):
+            copy = cache.clone()
+            started = time.perf_counter()
+            prefill(model, tokens[:, length:], copy)
+            records.append(
+                StateCostRecord(
+                    arm=subject.arm,
+                    seed=subject.seed,
+                    context=length,
+                    memory_bytes=memory,
+                    local_bytes=local,
+                    seconds_per_token=(time.perf_counter() - started) / TIMED_TOKENS,
+                    flops_per_token=forward_flops_per_token(model.config, length),
+                    parameters=model.num_parameters(),
+                )
             )
-        )
     write_jsonl(directory / "cost.jsonl", records)
 
 

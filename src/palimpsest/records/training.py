@@ -1,0 +1,69 @@
+"""What a training run leaves: its metrics, its cost, and where it came from."""
+
+from palimpsest.records.base import Record
+
+
+class LayerMetrics(Record):
+    """State of one layer at one logged step.
+
+    ``gates``, ``memory_norm`` (Frobenius norm of M) and ``normaliser_min`` / ``normaliser_max`` (smallest and largest
+    denominator of a read) have one value per head and are empty for layers and memories that have none.
+    """
+
+    layer: int
+    kind: str
+    grad_norm: float
+    gates: tuple[float, ...] = ()
+    memory_norm: tuple[float, ...] = ()
+    normaliser_min: tuple[float, ...] = ()
+    normaliser_max: tuple[float, ...] = ()
+
+
+class StepRecord(Record):
+    """One line of ``metrics.jsonl``: the optimizer step with this number has been taken (or skipped).
+
+    ``loss`` is in nats per labelled token, before the update; ``tokens`` counts input tokens since the run began.
+    """
+
+    step: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    gate_learning_rate: float
+    grad_norm: float
+    skipped: int
+    seconds: float
+    layers: tuple[LayerMetrics, ...] = ()
+
+
+class CostRecord(Record):
+    """What one arm costs (``cost.json``): parameters, floating-point operations, bytes of state, seconds.
+
+    ``state_bytes`` is the size of the cache after ``context`` tokens for one sequence, memory and open segment apart.
+    """
+
+    arm: str
+    seed: int
+    parameters: int
+    flops_per_token: float
+    training_tokens: int
+    training_seconds: float
+    context: int
+    memory_bytes: int
+    local_bytes: int
+
+
+class Provenance(Record):
+    """Where a result came from (``provenance.json``)."""
+
+    versions: dict[str, str]
+    hardware: str
+    cores: int
+    git_commit: str
+    git_dirty: bool
+    recipe_sha256: str
+    data_fingerprint: str
+    seeds: dict[str, int]
+    parameters: int
+    flops: float
+    started: str

@@ -1,0 +1,134 @@
+"""The verdict on every row: its measure, its rule, and the correction for the family of primary claims."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from palimpsest.errors import InputError
+from palimpsest.records import RowRecord
+from palimpsest.schema import parse
+from palimpsest.statistics import INCONCLUSIVE, Estimate, Verdict, decide, explain
+from palimpsest.study.scorecard.findings import Findings
+from palimpsest.study.scorecard.measures import MEASURES
+from palimpsest.study.scorecard.measures.base import Measured, Missing
+from palimpsest.study.scorecard.spec import RowSpec
+
+
+class _Judged(NamedTuple):
+    """A row on its own, before it is seen as one of a family."""
+
+    row: RowSpec
+    measured: Measured | None
+    estimates: Mapping[str, Estimate]
+    verdict: Verdict
+    sentence: str
+
+
+class Judgement(NamedTuple):
+    """What became of every row, in the order of the study file, and of how many training seeds its numbers speak."""
+
+    rows: tuple[RowRecord, ...]
+    trained: Mapping[str, int]
+
+
+def judge_rows(findings: Findings) -> Judgement:
+    """Judge every row of a scorecard.
+
+    A row whose records are missing is INCONCLUSIVE and says so. The verdicts of the primary rows hold together: each is
+    asked again at the stricter level that Holm's procedure demands of it, and one that does not hold there becomes
+    INCONCLUSIVE.
+    """
+    judged = [_judge(row, findings) for row in findings.spec.rows]
+    held = _holm([each for each in judged if each.row.primary])
+    rows = tuple(_record(each, findings, held.get(each.row.id)) for each in judged)
+    seeds = {each.row.id: [n for number in each.estimates.values() if (n := number.seeds)] for each in judged}
+    return Judgement(rows, {row: min(counts) for row, counts in seeds.items() if counts})
+
+
+def _judge(row: RowSpec, findings: Findings) -> _Judged:
+    if row.measure not in MEASURES:
+        known = ", ".join(sorted(MEASURES))
+        raise InputError(f"The row {row.id} has the measure '{row.measure}'; known: {known}.")
+    kind = MEASURES[row.measure]
+    given = parse(kind.given, row.given, f"The row {row.id}")
+    try:
+        measured = kind.measure(findings, given)
+    except Missing as missing:
+        return _Judged(row, None, {}, INCONCLUSIVE, str(missing))
+    found = _estimates(row, measured, family=1)
+    return _Judged(row, measured, found, decide(row.rule, found), explain(row.rule, found))
+
+
+def _estimates(row: RowSpec, measured: Measured, *, family: int) -> dict[str, Estimate]:
+    """Return what the rule asks for, at levels that a family of so many claims demands.
+
+    Raises:
+        InputError: the rule asks for a quantity that the measure does not have.
+    """
+    found = {}
+    for key, need in row.rule.requires.items():
+        if need.quantity not in measured.quantities:
+            there = ", ".join(measured.quantities)
+            raise InputError(
+                f"The rule of the row {row.id} asks for '{need.quantity}'; the measure '{row.measure}' gives {there}."
+            )
+        found[key] = measured.quantities[need.quantity](1 - (1 - need.level) / family)
+    return found
+
+
+def _holm(primary: Sequence[_Judged]) -> dict[str, int]:
+    """Return by row how many claims its level was corrected for, 0 where its verdict does not hold at that level.
+
+    Holm's procedure, with for every claim the largest family at whose level its verdict still holds in the place of
+    the smallest p-value: claims are taken from the surest on, the first corrected for all of them, the next for one
+    less, until one does not hold; it and all after it are open.
+    """
+    decided = [each for each in primary if each.verdict != INCONCLUSIVE]
+    size = len(primary)
+    sure = {each.row.id: _largest_family(each, size) for each in decided}
+    held: dict[str, int] = {}
+    standing = True
+    for number, each in enumerate(sorted(decided, key=lambda each: -sure[each.row.id])):
+        needed = size - number
+        standing = standing and sure[each.row.id] >= needed
+        held[each.row.id] = needed if standing else 0
+    return held
+
+
+def _largest_family(judged: _Judged, size: int) -> int:
+    """Return the largest family, of at most ``size`` claims, at whose level the verdict holds; verdicts get rarer."""
+    assert judged.measured is not None  # it has a verdict
+    low, high = 1, size
+    while low < high:
+        middle = (low + high + 1) // 2
+        verdict = decide(judged.row.rule, _estimates(judged.row, judged.measured, family=middle))
+        low, high = (middle, high) if verdict == judged.verdict else (low, middle - 1)
+    return low
+
+
+def _record(judged: _Judged, findings: Findings, held: int | None) -> RowRecord:
+    row, measured = judged.row, judged.measured
+    verdict, sentence = judged.verdict, judged.sentence
+    if held == 0:
+        sentence = (
+            f"{verdict} on its own, but not at the level that Holm's correction for the primary rows asks. {sentence}"
+        )
+        verdict = INCONCLUSIVE
+    elif held is not None:
+        sentence = f"{sentence} It holds at the level corrected for {held} of the primary rows (Holm)."
+    return RowRecord(
+        id=row.id,
+        demand=row.demand,
+        claim=row.claim,
+        published=row.published,
+        rule=row.rule.sentence(),
+        verdict=verdict,
+        sentence=sentence,
+        estimates={name: number.record() for name, number in judged.estimates.items()},
+        facts={} if measured is None else dict(measured.facts),
+        figure=None if measured is None else measured.figure,
+        sources=() if measured is None else measured.sources,
+        note="" if measured is None else measured.note,
+        prereg=findings.spec.sha256,
+        primary=row.primary,
+        tested=measured is not None,
+    )
