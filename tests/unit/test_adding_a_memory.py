@@ -126,4 +126,4 @@ def test_one_page(kind: str) -> None:
 
 
 def test_no_page_without_a_memory() -> None:
-    assert {page.stem for page in PAGES.glob("*.md")} == {*SPECS, "features"}
+    assert {page.stem for page in PAGES.glob("*.md")} == {*SPECS, "features", "why-memories-fade"}
