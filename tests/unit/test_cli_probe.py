@@ -43,5 +43,8 @@ def test_one_that_would_change_nothing_is_refused_when_it_is_named():
         possible_interventions(checkpoint("compressive"), ["swap", "gate_closed"])
 
 
-def test_an_unknown_one_is_left_to_the_schema_of_the_grid():
-    assert possible_interventions(checkpoint("memory"), ["swop"]) == ["swop"]
+def test_any_expression_can_be_named_and_an_unknown_one_names_the_nearest():
+    wanted = ["drop[needle]+bfloat16", "swap", "swap"]
+    assert possible_interventions(checkpoint("memory"), wanted) == wanted[:2]
+    with pytest.raises(InputError, match=r"Unknown intervention 'swop'\. Did you mean 'swap'\?"):
+        possible_interventions(checkpoint("memory"), ["swop"])

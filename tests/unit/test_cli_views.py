@@ -6,13 +6,16 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from palimpsest.cli.item_tables import answers_table, probe_table
 from palimpsest.cli.progress import LINE_SECONDS, LiveBars, PlainLines
-from palimpsest.cli.tables import duration, passkey_table, plan_table, probe_table, verdict_table
+from palimpsest.cli.tables import duration, plan_table, verdict_table
+from palimpsest.cli.task_names import ByteTokenizer
 from palimpsest.records import EstimateRecord, ItemRecord, VerdictRecord
 from palimpsest.statistics import contrast, estimate, mcnemar
 from palimpsest.study import Event
 from palimpsest.study.estimate import StageEstimate, Work
 from palimpsest.study.plan import Stage
+from palimpsest.tasks import Passkey, PasskeySpec
 
 
 def stage_of(name: str, steps: int = 0, inputs: tuple[str, ...] = ()) -> Stage:
@@ -52,6 +55,7 @@ def item(index: int, *, length=64, depth=0.0, intervention="none", exact=False, 
         rank=1 if exact else 2,
         candidates=16,
         answer_logprob=-1.0,
+        reachable_by=("a",) if compressions == 0 else (),
     )
 
 
@@ -111,14 +115,20 @@ def test_the_table_of_a_plan_marks_what_is_done_and_sums_up():
     assert "About" not in plan_table(estimates, 2, timing=False)[1]
 
 
-def test_the_passkey_table_shows_wilson_intervals_and_n():
+def test_the_table_of_answers_shows_wilson_intervals_and_n():
+    task = Passkey(PasskeySpec(max_length=4096), ByteTokenizer(), segment_length=4096)
     records = [item(i, depth=depth, exact=i < 3) for depth in (0.0, 1.0) for i in range(4)]
-    text = shown(passkey_table(records))
-    for share, count in ((0.75, 4), (0.75, 8)):
+    near = [item(i, depth=1.0, exact=True, compressions=0) for i in range(4, 6)]
+    text = shown(answers_table(records + near, task, "passkey, version 2", [0.0, 1.0]))
+    for share, count in ((0.75, 4), (0.75, 8), (1.0, 2)):
         found = estimate([1.0] * int(share * count) + [0.0] * int((1 - share) * count))
-        assert f"75 [{100 * found.low:.0f}, {100 * found.high:.0f}]" in text
-    row = next(line for line in text.splitlines() if " 64 " in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")][1:3] == ["3", "8"]
+        assert f"{100 * share:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]" in text
+    assert "passkey, version 2: exact answers, % [95 % Wilson interval]" in text
+    assert "Floor, guessing: 0.001 % exact, 6.25 % ranked first; ceiling, perfect recall: 100 %." in text
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if " 64 " in line]
+    assert [row[1:4] for row in rows] == [["does not reach", "3", "8"], ["reaches", "0", "2"]]
+    assert [row[5] for row in rows][1] == "–"  # depth 0 has no item that is near
+    assert [row[-1] for row in rows] == ["25", "0"]  # other numbers
 
 
 def test_the_probe_table_is_paired_and_leaves_out_what_needs_no_memory():

@@ -11,7 +11,7 @@ from palimpsest.cli.data_benchmarks import register as register_benchmarks
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Turn documents into tokens on disk, and audit them.",
+    help="Turn documents into tokens on disk, fetch benchmarks, and audit what was trained on.",
     epilog="Example: palimpsest data prepare sotu data/sotu --vocab-size 1024",
 )
 

@@ -1,16 +1,18 @@
 """Commands on one recipe or one checkpoint: train, eval, generate, info."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palimpsest.cli.console import list_of, output, resumable
+from palimpsest.cli.console import list_of, output, resumable, say
 from palimpsest.cli.generate import generate
-from palimpsest.errors import InputError, nearest
 
-TASKS = ("passkey",)
-DEPTHS = "0,0.25,0.5,0.75,1"
+if TYPE_CHECKING:
+    from palimpsest.cli.evaluation import Answered, Asked, Checkpoint
+
+ANYWHERE = "anywhere"
 
 CheckpointPath = Annotated[
     Path,
@@ -25,24 +27,57 @@ Lengths = Annotated[
         show_default="1, 2 and 4 times the trained length",
     ),
 ]
-Depths = Annotated[
-    str, typer.Option("--depths", metavar="0,0.5,1", help="Places of the needle: 0 is first, 1 next to the question.")
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks",
+        metavar="NAME[KNOB=VALUE],...",
+        help="What to ask, such as sym_multikey[needles=16],niah_single_1; 'palimpsest eval --list' shows all.",
+        show_default="passkey, or sym_passkey",
+    ),
 ]
-Items = Annotated[int, typer.Option("--items", min=1, help="Items for each length and depth.")]
+Depths = Annotated[
+    str | None,
+    typer.Option(
+        "--depths",
+        metavar="0,0.5,1",
+        help="Places of the needle: 0 is first, 1 next to the question; or 'anywhere'.",
+        show_default="0,0.25,0.5,0.75,1 for passkey, else anywhere",
+    ),
+]
+Items = Annotated[
+    int, typer.Option("--items", min=1, help="Items for each length and depth, rounded up to whole haystacks.")
+]
 ItemSeed = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of the items; keep 10,000 and above for final tests.")
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where items/ is written.", show_default="runs/eval")
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where items/ is written, and read again.", show_default="runs/eval"),
 ]
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Answer only every N-th batch, from the I-th on; a call without it joins all that are there.",
+        show_default="all batches",
+    ),
+]
+
+
+def _show_tasks(wanted: bool) -> None:
+    if wanted:
+        from palimpsest.cli.task_names import tasks_table
+
+        output().print(tasks_table())
+        raise typer.Exit
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
     app.command("train", epilog="Example: palimpsest train recipes/tiny-ridge.yaml")(train)
-    app.command("eval", epilog="Example: palimpsest eval runs/tiny-ridge-passkey --tasks passkey --lengths 160,288")(
-        evaluate
-    )
+    app.command("eval", epilog="Example: palimpsest eval runs/tiny-ridge-passkey --lengths 160,288")(evaluate)
     app.command("generate", epilog="Example: palimpsest generate runs/tiny-ridge --prompt-file book.txt")(generate)
     app.command("info", epilog="Example: palimpsest info recipes/tiny-ridge.yaml")(info)
 
@@ -65,30 +100,75 @@ def train(
 
 def evaluate(
     checkpoint: CheckpointPath,
-    tasks: Annotated[str, typer.Option("--tasks", metavar="NAME,...", help="What to ask.")] = "passkey",
+    tasks: Tasks = None,
     lengths: Lengths = None,
-    depths: Depths = DEPTHS,
+    depths: Depths = None,
     items: Items = 20,
     seed: ItemSeed = 0,
+    shard: ShardText = None,
     out: Out = None,
+    show: Annotated[
+        bool,
+        typer.Option("--list", callback=_show_tasks, is_eager=True, help="Show all tasks and exit."),
+    ] = False,
 ) -> None:
-    """Ask a checkpoint for keys told far back, and show how many it retrieves, with intervals."""
-    for name in list_of("--tasks", tasks, str):
-        if name not in TASKS:
-            raise InputError(f"--tasks: there is no task '{name}'.{nearest(name, TASKS)}")
-    from palimpsest.cli.evaluation import Grid, open_checkpoint
-    from palimpsest.cli.evaluation import evaluate as answer
-    from palimpsest.cli.tables import passkey_table
+    """Ask a checkpoint what it was told far back, and show how many answers are right, with intervals."""
+    from palimpsest.cli.item_tables import answers_table
 
-    grid = Grid(lengths_of(lengths), list_of("--depths", depths, float), items, seed, [])
-    records, path = answer(open_checkpoint(checkpoint), grid, out or Path("runs/eval"))
-    output().print(passkey_table(records))
-    typer.echo(f"Items: {path}")
+    for asked, answered in answers(checkpoint, tasks, grid_of(lengths, depths, items, seed), shard, out):
+        title = f"{asked.wanted.text}, version {asked.task.version}"
+        output().print(answers_table(answered.records, asked.task, title, asked.setting.depths))
+        typer.echo(f"Items: {answered.path}")
 
 
-def lengths_of(text: str | None) -> list[int]:
-    """Return the lengths that the user named, none if none."""
-    return [] if text is None else list_of("--lengths", text, int)
+def grid_of(lengths: str | None, depths: str | None, items: int, seed: int) -> dict[str, Any]:
+    """Return the grid of items that the options describe, to be checked by its schema."""
+    places = None if depths is None else [] if depths == ANYWHERE else list_of("--depths", depths, float)
+    asked = [] if lengths is None else list_of("--lengths", lengths, int)
+    return {"lengths": asked, "depths": places, "items": items, "seed": seed}
+
+
+def answers(
+    checkpoint: Path,
+    tasks: str | None,
+    grid: dict[str, Any],
+    shard: str | None,
+    out: Path | None,
+    choose: "Callable[[Checkpoint], list[str]] | None" = None,
+) -> "Iterator[tuple[Asked, Answered]]":
+    """Answer each task that was asked for, and yield those whose answers are all there.
+
+    Args:
+        checkpoint, tasks, grid, shard, out: the options.
+        choose: which interventions are made on the memory of a checkpoint; none if None.
+    """
+    from palimpsest.cli.task_names import parse_tasks
+
+    wanted = None if tasks is None else parse_tasks(tasks)
+    from palimpsest.cli.evaluation import Grid, Shard, answer, ask, open_checkpoint, wanted_tasks
+    from palimpsest.schema import parse
+
+    part = Shard() if shard is None else Shard.parse(shard)
+    opened = open_checkpoint(checkpoint)
+    interventions = [] if choose is None else choose(opened)
+    checked = parse(Grid, grid | {"interventions": interventions}, "The items")
+    folder = out or Path("runs/eval")
+    asked = [ask(opened, task, checked) for task in wanted_tasks(opened, wanted)]
+    with resumable(f"Stopped; finished batches are kept in {folder}; the same command continues."):
+        for each in asked:
+            found = answer(opened.subject, each, folder, part, say)
+            name, done = each.wanted.text, found.batches - found.missing
+            if found.missing:
+                say(
+                    f"{name}: {done} of {found.batches} batches are answered; the other shards answer the rest, "
+                    "or this command without --shard."
+                )
+                continue
+            if found.before == found.batches:
+                say(f"{name}: already answered.")
+            elif found.before:
+                say(f"{name}: {found.before} of {found.batches} batches had been answered before.")
+            yield each, found
 
 
 def info(

@@ -1,14 +1,24 @@
 """``palimpsest probe``: what a memory holds, what a model makes of it, and what is lost without it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from palimpsest.cli import probe_memory, probe_profile, probe_text
-from palimpsest.cli.console import list_of, output
-from palimpsest.cli.models import DEPTHS, CheckpointPath, Depths, Items, ItemSeed, Lengths, Out, lengths_of
+from palimpsest.cli.console import output
+from palimpsest.cli.models import (
+    CheckpointPath,
+    Depths,
+    Items,
+    ItemSeed,
+    Lengths,
+    Out,
+    ShardText,
+    Tasks,
+    answers,
+    grid_of,
+)
 
 DEFAULT = "checkpoint"
 
@@ -26,7 +36,8 @@ class _Default(TyperGroup):
 probe_app = typer.Typer(
     cls=_Default,
     no_args_is_help=True,
-    help="Look into a memory: take it away before the answer (CHECKPOINT), or fill it without training (memory).",
+    help="Look into a memory: fill it without training (memory), take it away before the answer (CHECKPOINT), see what "
+    "heads do with it (profile), or what a prefix is worth (text).",
     epilog="Example: palimpsest probe runs/tiny-ridge-passkey --interventions swap,zero",
 )
 
@@ -39,29 +50,32 @@ def checkpoint_probe(
         typer.Option(
             "--interventions",
             metavar="NAME,...",
-            help="swap: the memory of another item; zero: an empty one; gate_closed: no reading.",
+            help="swap: the memory of another item; zero: an empty one; gate_closed: no reading; and any expression of "
+            "docs/probes.md.",
             show_default="all that can change something",
         ),
     ] = None,
+    tasks: Tasks = None,
     lengths: Lengths = None,
-    depths: Depths = DEPTHS,
+    depths: Depths = None,
     items: Items = 20,
     seed: ItemSeed = 0,
+    shard: ShardText = None,
     out: Out = None,
 ) -> None:
     """Take the memory away before the answer, and show what is lost, paired by item."""
-    from palimpsest.cli.evaluation import Grid, open_checkpoint, possible_interventions
-    from palimpsest.cli.evaluation import evaluate as answer
-    from palimpsest.cli.tables import probe_table
+    from palimpsest.cli.evaluation import Checkpoint, possible_interventions
+    from palimpsest.cli.item_tables import probe_table
     from palimpsest.probes import split_interventions
 
-    opened = open_checkpoint(checkpoint)
     wanted = None if interventions is None else split_interventions(interventions)
-    names = possible_interventions(opened, wanted)
-    grid = Grid(lengths_of(lengths), list_of("--depths", depths, float), items, seed, names)
-    records, path = answer(opened, grid, out or Path("runs/eval"))
-    output().print(probe_table(records, names))
-    typer.echo(f"Items: {path}")
+
+    def choose(opened: Checkpoint) -> list[str]:
+        return possible_interventions(opened, wanted)
+
+    for asked, answered in answers(checkpoint, tasks, grid_of(lengths, depths, items, seed), shard, out, choose):
+        output().print(probe_table(answered.records, asked.setting.interventions, asked.wanted.text))
+        typer.echo(f"Items: {answered.path}")
 
 
 probe_profile.register(probe_app)

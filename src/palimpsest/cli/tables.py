@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from palimpsest.records import ItemRecord, RowRecord, VerdictRecord
-from palimpsest.statistics import Estimate, align, contrast, estimate, mcnemar
+from palimpsest.records import RowRecord, VerdictRecord
 
 if TYPE_CHECKING:
     from palimpsest.bench import BenchRecord
@@ -64,64 +63,6 @@ def plan_table(estimates: "Sequence[StageEstimate]", jobs: int, *, timing: bool)
     return table, summary
 
 
-def passkey_table(records: Sequence[ItemRecord]) -> Table:
-    """Return accuracy by length and depth with Wilson intervals (95 %), and how often the key was ranked first."""
-    depths = sorted({record.depth for record in records})
-    table = Table("tokens", title="Whole keys retrieved: % [95 % Wilson interval]", title_justify="left")
-    for heading in ("compressions", "n", "all depths", *(f"depth {depth:g}" for depth in depths), "ranked first"):
-        table.add_column(heading, justify="right")
-    for length, items in sorted(_by_length(records).items()):
-        compressions = [item.compressions for item in items]
-        low, high = min(compressions), max(compressions)
-        table.add_row(
-            f"{length:,}",
-            str(low) if low == high else f"{low}–{high}",
-            str(len(items)),
-            percent(estimate([float(item.exact) for item in items])),
-            *(percent(estimate([float(i.exact) for i in items if i.depth == depth])) for depth in depths),
-            percent(estimate([float(item.rank == 1) for item in items])),
-        )
-    return table
-
-
-def probe_table(records: Sequence[ItemRecord], interventions: Sequence[str]) -> Table:
-    """Return what each intervention takes away, paired by item, over the items that only the memory can reach."""
-    table = Table(
-        "tokens",
-        "intervention",
-        title="Items beyond the reach of local attention; difference [95 % Newcombe interval]; exact McNemar test",
-        title_justify="left",
-    )
-    for heading in ("n", "intact", "intervened", "difference", "p"):
-        table.add_column(heading, justify="right")
-    groups = [(f"{length:,}", items) for length, items in sorted(_by_length(records).items())]
-    if len(groups) > 1:
-        groups.append(("all", list(records)))
-    for length, items in groups:
-        for name in interventions:
-            table.add_row(length, name, *_effect(items, name))
-    return table
-
-
-def _effect(items: Iterable[ItemRecord], intervention: str) -> tuple[str, ...]:
-    remote = [item for item in items if not item.locally_reachable]
-    outcomes = [
-        {item.item_id: float(item.exact) for item in remote if item.intervention == condition}
-        for condition in ("none", intervention)
-    ]
-    _, intact, intervened = align(*outcomes)
-    if not intact:
-        return ("0", NOTHING, NOTHING, NOTHING, NOTHING)
-    difference = contrast(intact, intervened)
-    return (
-        str(len(intact)),
-        f"{100 * sum(intact) / len(intact):.0f} %",
-        f"{100 * sum(intervened) / len(intervened):.0f} %",
-        f"{100 * difference.mean:+.0f} [{100 * difference.low:+.0f}, {100 * difference.high:+.0f}]",
-        f"{mcnemar(intact, intervened):.2g}",
-    )
-
-
 def bench_tables(record: "BenchRecord") -> list[Table]:
     """Return the equalities of a benchmark, and its timings if they hold."""
     title = "float64: largest relative RMS error of outputs, state and gradients"
@@ -146,18 +87,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def percent(found: Estimate) -> str:
-    """Return a share with its interval, in percent."""
-    return f"{100 * found.mean:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-
-
-def _by_length(records: Iterable[ItemRecord]) -> dict[int, list[ItemRecord]]:
-    groups: dict[int, list[ItemRecord]] = {}
-    for record in records:
-        groups.setdefault(record.length, []).append(record)
-    return groups
 
 
 def kinds_table(kinds: "Sequence[KindRow]", lengths: Sequence[int]) -> Table:

@@ -1,5 +1,6 @@
 """Intervals, contrasts, claims over seeds, curves, planning and decision rules: numpy and scipy, no torch."""
 
+from palimpsest.statistics.clustered import clustered_wilson
 from palimpsest.statistics.conditions import Clause, Condition, Conditions
 from palimpsest.statistics.contrasts import ContrastMethod, align, contrast, mcnemar
 from palimpsest.statistics.curves import Crossing, LogisticCurve, Shape, distance_at, logistic_curve, steepest
@@ -77,6 +78,7 @@ __all__ = [
     "Within",
     "align",
     "benjamini_hochberg",
+    "clustered_wilson",
     "contrast",
     "contrast_across_seeds",
     "counted",

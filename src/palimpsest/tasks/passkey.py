@@ -64,7 +64,7 @@ class PasskeySpec(BaseModel):
 
 
 class Passkey:
-    """The passkey task for one tokenizer and one segment length.
+    """A key told once inside filler, and asked for at the end.
 
     Attributes:
         spec: the knobs.
