@@ -74,7 +74,7 @@ def test_the_corpus_changes_everything(smoke):
 
 def test_a_new_version_of_the_task_redoes_what_uses_it(smoke, monkeypatch):
     before = digests(StudySpec.model_validate(smoke))
-    monkeypatch.setattr(sys.modules[plan.__module__], "TASK", "passkey@next")
+    monkeypatch.setattr(sys.modules["palimpsest.study.plan"], "TASK", "passkey@next")
     after = digests(StudySpec.model_validate(smoke))
     assert {n.split("-")[-1] for n in before if before[n] != after[n]} == {"finetune", "passkey"}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +58,19 @@ def passkey_items(task: Task, grid: PasskeyGrid) -> Iterator[list[Sample]]:
 
 
 def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
-    """Yield samples in batches of about ``size``, in their order; a single one left over joins the batch before."""
-    for chosen in np.array_split(np.arange(len(samples)), max(1, len(samples) // size)):
-        yield [samples[index] for index in chosen]
+    """Yield samples in batches of about ``size`` haystacks, in their order; one left over joins the batch before.
+
+    All questions about a haystack that follow each other are in one batch.
+    """
+    haystacks = _haystacks(samples)
+    for chosen in np.array_split(np.arange(len(haystacks)), max(1, len(haystacks) // size)):
+        if batch := [sample for index in chosen for sample in haystacks[index]]:
+            yield batch
+
+
+def _haystacks(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Return samples by haystack, as they follow each other."""
+    return [list(group) for _, group in groupby(samples, key=lambda sample: sample.cluster)]
 
 
 @torch.inference_mode()
@@ -70,14 +80,15 @@ def evaluate_items(
     """Answer items of equal length, intact ("none") and under each intervention.
 
     A haystack that several items ask about (they follow each other) is read once, and each question starts from a copy
-    of that state. Unless it has to be in force throughout, an intervention acts at the boundary where the segment
-    begins that must produce the answer, so that all conditions share the same past.
+    of that state, if there are equally many about each. Unless it has to be in force throughout, an intervention acts
+    at the boundary where the segment begins that must produce the answer, so that all conditions share the same past.
 
     Raises:
         InputError: an intervention that needs more rows, or another model.
     """
     turns = _turns(samples)
-    past = _read_haystacks(subject.model, turns)
+    alike = len({len(turn.samples) for turn in turns}) == 1
+    past = _read_haystacks(subject.model, turns) if alike else PalimpsestCache(subject.model.config)
     records = []
     for name in ("none", *interventions):
         intervention = parse_intervention(name)
@@ -114,12 +125,11 @@ class _Turn(NamedTuple):
 def _turns(samples: Sequence[Sample]) -> list[_Turn]:
     """Sort items into turns: the first question about every haystack, then the second ones, and so on.
 
-    Where haystacks have different numbers of questions, nothing is shared.
+    So the rows of a turn are different haystacks, and what a swap gives a row is the memory of another one.
     """
-    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.cluster)]
-    alike = len({len(group) for group in groups}) == 1
     turns = []
-    for asked in zip(*groups, strict=True) if alike else [tuple(samples)]:
+    for row in zip_longest(*_haystacks(samples)):
+        asked = [sample for sample in row if sample is not None]
         prompts = torch.from_numpy(np.stack([sample.prompt_ids for sample in asked])).long()
         segment = asked[0].segment_length
         turns.append(_Turn(asked, prompts, (prompts.shape[1] - 1) // segment * segment))
@@ -151,7 +161,8 @@ def _reference(model: PalimpsestForCausalLM, task: Task, like: Sample) -> Mappin
         task.sample(split="training", seed=like.seed, index=index, length=like.length, depth=None)
         for index in range(REFERENCE_ITEMS)
     ]
-    return mean_reads(model, [torch.from_numpy(np.stack([sample.input_ids for sample in samples])).long()])
+    tokens = torch.from_numpy(np.stack([sample.input_ids for sample in samples])).long()
+    return mean_reads(model, [tokens.to(model.device)])
 
 
 def _ask(
@@ -175,12 +186,14 @@ def _ask(
 
 def _answer(subject: Subject, turn: _Turn, past: PalimpsestCache) -> list[Output]:
     model = subject.model
-    logits = model(turn.prompts[:, turn.last :], past_key_values=past, use_cache=True, logits_to_keep=1).logits
-    logprobs = rank_candidates(model, logits, past, _stacked([sample.candidate_ids for sample in turn.samples]))
+    rest = turn.prompts[:, turn.last :].to(model.device)
+    logits = model(rest, past_key_values=past, use_cache=True, logits_to_keep=1).logits
+    candidates = _stacked([sample.candidate_ids for sample in turn.samples]).to(model.device)
+    logprobs = rank_candidates(model, logits, past, candidates).double().cpu()
     answers = answer_greedily(model, logits, past, max(sample.new_tokens for sample in turn.samples))
     return [
         Output(str(subject.tokenizer.decode(answer[: sample.new_tokens])), row[: len(sample.candidates)])
-        for sample, answer, row in zip(turn.samples, answers.tolist(), logprobs.double().numpy(), strict=True)
+        for sample, answer, row in zip(turn.samples, answers.tolist(), logprobs.numpy(), strict=True)
     ]
 
 
@@ -275,7 +288,7 @@ def position_loss(
         documents: identifiers and tokens ``[T]``, all of the same T.
         interventions: what is done to the memory at every segment boundary, beside nothing ("none").
     """
-    tokens = torch.from_numpy(np.stack([ids for _, ids in documents]).astype(np.int64))
+    tokens = torch.from_numpy(np.stack([ids for _, ids in documents]).astype(np.int64)).to(subject.model.device)
     edges = _doubling(tokens.shape[1])
     records = []
     for intervention in ("none", *interventions):
@@ -284,7 +297,7 @@ def position_loss(
         nll = torch.nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
         ).view(len(documents), -1)
-        for (name, _), row in zip(documents, nll.double(), strict=True):
+        for (name, _), row in zip(documents, nll.double().cpu(), strict=True):
             for start, end in pairwise(edges):
                 records.append(
                     PositionLossRecord(

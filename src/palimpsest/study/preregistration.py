@@ -1,6 +1,6 @@
 """What is fixed before a study runs, how it differs from that later, and when the items of its tests were opened."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -34,17 +34,50 @@ class Registered(Protocol):
 def preregister(spec: BaseModel, sha256: str, out: Path) -> list[str]:
     """Write what is fixed before the run, once, and return how the study differs from it by now."""
     path = out / PREREGISTRATION
-    fixed = spec.model_dump(mode="json", exclude={"seeds"})
+    fixed = spec.model_dump(mode="json")
+    seeds = fixed.pop("seeds", None)
     if not path.exists():
-        write_json(path, {"sha256": sha256, "study": fixed})
+        write_json(path, {"sha256": sha256, "study": fixed, "seeds": seeds})
         return []
-    before = read_json(path)["study"]
+    first = read_json(path)
+    before = first["study"]
     return [
-        f"{key} was changed after the first run (SHA-256 of its settings {digest(before.get(key))[:12]} then, "
-        f"{digest(value)[:12]} now)"
-        for key, value in fixed.items()
-        if before.get(key) != value
+        f"{where} was changed after the first run (SHA-256 of its settings {digest(then)[:12]} then, "
+        f"{digest(now)[:12]} now)"
+        for key in {**before, **fixed}
+        for where, then, now in _changes(key, before.get(key), fixed.get(key))
+    ] + _seeds(first.get("seeds", seeds), seeds)
+
+
+def _changes(key: str, then: object, now: object) -> list[tuple[str, object, object]]:
+    """Return what differs under a key: the named parts of a mapping, the rows of a list by their ids, or the whole."""
+    if then == now:
+        return []
+    parts, others = _named(then), _named(now)
+    if parts is None or others is None:
+        return [(key, then, now)]
+    changed = [name for name in {**parts, **others} if parts.get(name) != others.get(name)]
+    return [(f"{key}.{name}", parts.get(name), others.get(name)) for name in changed] or [
+        (f"the order of {key}", then, now)
     ]
+
+
+def _named(value: object) -> Mapping[str, object] | None:
+    """Return the parts of a setting by name, None if they have none."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list) and all(isinstance(each, Mapping) and "id" in each for each in value):
+        return {str(each["id"]): each for each in value}
+    return None
+
+
+def _seeds(then: Sequence[int] | None, now: Sequence[int] | None) -> list[str]:
+    """Say which seeds of training were added or left out: both can be done with an eye on the results."""
+    if then == now or then is None or now is None:
+        return []
+    changes = (("added", set(now) - set(then)), ("left out", set(then) - set(now)))
+    said = [f"{', '.join(map(str, sorted(which)))} {what}" for what, which in changes if which]
+    return [f"the training seeds were changed after the first run: {'; '.join(said)}"] if said else []
 
 
 def log_opening(study: Registered, out: Path) -> None:

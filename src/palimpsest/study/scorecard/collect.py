@@ -11,6 +11,7 @@ from palimpsest.study.scorecard.findings import Findings, load_findings
 from palimpsest.study.scorecard.judge import judge_rows
 from palimpsest.study.scorecard.samples import shown_items
 from palimpsest.study.scorecard.spec import ScorecardSpec
+from palimpsest.study.scorecard.texts import CORPUS, tokenizer_of
 from palimpsest.study.stages import is_done
 
 
@@ -32,9 +33,10 @@ def collect_scorecard(
     findings = load_findings(spec, stages, root)
     records = out / "records"
     shutil.rmtree(records, ignore_errors=True)
+    tokenizer = tokenizer_of({stage.kind: root / stage.directory for stage in stages if stage.kind == CORPUS})
     for name, items in findings.items.items():
         write_jsonl(records / "items" / f"{name}.jsonl.gz", items)
-        shown = shown_items(spec.ask[name], items, spec.segment_length)
+        shown = shown_items(spec.ask[name], items, tokenizer, spec.segment_length)
         write_jsonl(records / "items" / f"{name}.samples.jsonl.gz", shown)
     for path, found in _tables(findings).items():
         if found:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from palimpsest.data import load_tokenizer
+from palimpsest.data.tokenizer import vocabulary_size
 from palimpsest.models import PalimpsestConfig
 from palimpsest.models.flops import flops_per_token, forward_flops_per_token
 from palimpsest.probes import parse_intervention
@@ -38,7 +40,8 @@ def estimate_scorecard(
         timing: whether to measure; if not, only stages that are done have seconds.
         listen: told the name of each arm that is about to be measured.
     """
-    configs = {arm: model_config(spec.model_of(arm), SIZE) for arm in spec.arms}
+    size = _vocabulary(spec)
+    configs = {arm: model_config(spec.model_of(arm), size) for arm in spec.arms}
     paces: dict[tuple[str, int, int], float] = {}
     found = []
     for stage in stages:
@@ -46,7 +49,7 @@ def estimate_scorecard(
         seconds = float(read_json(root / stage.directory / DONE)["seconds"]) if done else None
         if timing and not done and stage.kind == "train" and stage.arm is not None:
             training = TrainingSpec.model_validate(stage.settings["training"])
-            row = stage.settings["data"]["row_length"]
+            row = _row_length(stage)
             key = (stage.arm, training.batch_size, row)
             if key not in paces:
                 listen(stage.arm)
@@ -58,11 +61,24 @@ def estimate_scorecard(
     return found
 
 
+def _vocabulary(spec: ScorecardSpec) -> int:
+    """Return how many words the models of a study know."""
+    if spec.tokenizer is None:
+        return SIZE
+    return spec.tokenizer.vocab_size or vocabulary_size(load_tokenizer(str(spec.tokenizer.path)))
+
+
+def _row_length(stage: Stage) -> int:
+    """Return the tokens of a row of a training stage."""
+    data = stage.settings["data"]
+    return data["sequence_length" if data["kind"] == "text" else "row_length"]
+
+
 def _work(stage: Stage, config: PalimpsestConfig) -> Work | None:
     """Return what a stage of an arm computes, None where that is too little to count."""
     settings = stage.settings
     if stage.kind == "train":
-        row = settings["data"]["row_length"]
+        row = _row_length(stage)
         tokens = settings["training"]["steps"] * settings["training"]["batch_size"] * row
         return Work(tokens, tokens * flops_per_token(config, row))
     if stage.kind == "ask":

@@ -30,6 +30,8 @@ from palimpsest.records import (
 )
 from palimpsest.study.plan import Stage
 from palimpsest.study.scorecard.spec import ScorecardSpec
+from palimpsest.study.scorecard.texts import CORPUS
+from palimpsest.study.scorecard.trainings import trainings
 from palimpsest.study.stages import is_done
 
 R = TypeVar("R", bound=Record)
@@ -93,13 +95,33 @@ def load_findings(spec: ScorecardSpec, stages: Sequence[Stage], root: Path) -> F
         root: the directory that holds one directory per stage.
     """
     found = _Reader(spec, root)
-    failures = []
+    failures = [f"{stage.name} was not run" for stage in stages if not is_done(stage, root)]
     for stage in stages:
-        if is_done(stage, root):
+        if is_done(stage, root) and stage.kind not in (CORPUS, "train"):
             found.read(stage)
-        else:
-            failures.append(f"{stage.name} was not run")
+    for run, phases in _phases(spec, stages).items():
+        found.read_phases(run, [root / stage.directory for stage in phases if is_done(stage, root)])
     return Findings(spec=spec, failures=tuple(failures), **found.fields)
+
+
+def _phases(spec: ScorecardSpec, stages: Sequence[Stage]) -> dict[ArmSeed, list[Stage]]:
+    """Return the phases of every arm and seed. Arms that begin alike share them, and a stage names the first arm."""
+    by_name = {stage.name: stage for stage in stages}
+    last = {(stage.arm, stage.seed): stage for stage in stages if stage.kind == "train"}
+    # what is asked of a model names its arm, whoever else was trained like it
+    examined = [stage for stage in stages if stage.arm is not None and stage.kind != "train"]
+    last |= {
+        (stage.arm, stage.seed): by_name[name]
+        for stage in examined
+        for name in stage.inputs
+        if by_name[name].kind == "train"
+    }
+    found = {}
+    for arm in spec.arms:
+        for seed in spec.seeds_of(arm):
+            if (arm, seed) in last:
+                found[arm, seed] = trainings(last[arm, seed], by_name)[-len(spec.arms[arm].phases) :]
+    return found
 
 
 class _Reader:
@@ -130,12 +152,11 @@ class _Reader:
         directory = self.root / stage.directory
         getattr(self, f"_read_{stage.kind}")(stage, directory)
 
-    def _read_train(self, stage: Stage, directory: Path) -> None:
-        assert stage.arm is not None
-        assert stage.seed is not None
-        who = (stage.arm, stage.seed)
-        self.fields["steps"].setdefault(who, []).append(list(read_jsonl(directory / "metrics.jsonl", StepRecord)))
-        self.fields["provenance"][who] = Provenance.model_validate(read_json(directory / "provenance.json"))
+    def read_phases(self, run: ArmSeed, phases: Sequence[Path]) -> None:
+        """Read the metrics of the phases of an arm and seed, in order, and the provenance of the last one."""
+        if phases:
+            self.fields["steps"][run] = [list(read_jsonl(path / "metrics.jsonl", StepRecord)) for path in phases]
+            self.fields["provenance"][run] = Provenance.model_validate(read_json(phases[-1] / "provenance.json"))
 
     def _read_ask(self, stage: Stage, directory: Path) -> None:
         into = self.fields["items"].setdefault(stage.settings["named"], [])

@@ -1,16 +1,20 @@
 """The verdict on every row: its measure, its rule, and the correction for the family of primary claims."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, get_args
 
-from palimpsest.errors import InputError
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from palimpsest.errors import InputError, nearest
 from palimpsest.records import RowRecord
 from palimpsest.schema import parse
 from palimpsest.statistics import INCONCLUSIVE, Estimate, Verdict, decide, explain
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures import MEASURES
-from palimpsest.study.scorecard.measures.base import Measured, Missing
-from palimpsest.study.scorecard.spec import RowSpec
+from palimpsest.study.scorecard.measures.base import Measured, Missing, PartOf
+from palimpsest.study.scorecard.spec import RowSpec, ScorecardSpec
 
 
 class _Judged(NamedTuple):
@@ -30,6 +34,44 @@ class Judgement(NamedTuple):
     trained: Mapping[str, int]
 
 
+def check_rows(spec: ScorecardSpec) -> None:
+    """Check that every row can be measured: that its measure exists, takes its arguments, and names what there is.
+
+    Raises:
+        InputError: the row, and what is wrong.
+    """
+    for row in spec.rows:
+        for name, what in _named(_given(row)):
+            there = getattr(spec, what)
+            if name not in there:
+                raise InputError(
+                    f"The row {row.id} names '{name}' under '{what}', and the study has no such thing."
+                    f"{nearest(name, there)}"
+                )
+
+
+def _named(given: BaseModel) -> Iterator[tuple[str, str]]:
+    """Yield the names in the arguments of a measure, each with the part of the study that must have it."""
+    for name, field in type(given).model_fields.items():
+        value = getattr(given, name)
+        parts = [mark.part for mark in _marks(field) if isinstance(mark, PartOf)]
+        for each in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
+            if isinstance(each, BaseModel):
+                yield from _named(each)
+            elif parts and each is not None:
+                yield each, parts[0]
+
+
+def _marks(field: FieldInfo) -> Iterator[object]:
+    """Yield what a field is annotated with, also inside ``tuple[...]`` and ``... | None``."""
+    yield from field.metadata
+    kinds = [field.annotation]
+    while kinds:
+        kind = kinds.pop()
+        yield from getattr(kind, "__metadata__", ())
+        kinds += get_args(kind)
+
+
 def judge_rows(findings: Findings) -> Judgement:
     """Judge every row of a scorecard.
 
@@ -45,17 +87,26 @@ def judge_rows(findings: Findings) -> Judgement:
 
 
 def _judge(row: RowSpec, findings: Findings) -> _Judged:
-    if row.measure not in MEASURES:
-        known = ", ".join(sorted(MEASURES))
-        raise InputError(f"The row {row.id} has the measure '{row.measure}'; known: {known}.")
-    kind = MEASURES[row.measure]
-    given = parse(kind.given, row.given, f"The row {row.id}")
+    given = _given(row)
     try:
-        measured = kind.measure(findings, given)
+        measured = MEASURES[row.measure].measure(findings, given)
     except Missing as missing:
         return _Judged(row, None, {}, INCONCLUSIVE, str(missing))
     found = _estimates(row, measured, family=1)
-    return _Judged(row, measured, found, decide(row.rule, found), explain(row.rule, found))
+    verdict = decide(row.rule, found)
+    return _Judged(row, measured, found, verdict, explain(row.rule, found).removeprefix(f"{verdict}: "))
+
+
+def _given(row: RowSpec) -> BaseModel:
+    """Return the arguments of the measure of a row.
+
+    Raises:
+        InputError: there is no such measure, or it takes other arguments.
+    """
+    if row.measure not in MEASURES:
+        known = ", ".join(sorted(MEASURES))
+        raise InputError(f"The row {row.id} has the measure '{row.measure}'; known: {known}.")
+    return parse(MEASURES[row.measure].given, row.given, f"The row {row.id}")
 
 
 def _estimates(row: RowSpec, measured: Measured, *, family: int) -> dict[str, Estimate]:
@@ -71,7 +122,8 @@ def _estimates(row: RowSpec, measured: Measured, *, family: int) -> dict[str, Es
             raise InputError(
                 f"The rule of the row {row.id} asks for '{need.quantity}'; the measure '{row.measure}' gives {there}."
             )
-        found[key] = measured.quantities[need.quantity](1 - (1 - need.level) / family)
+        number = measured.quantities[need.quantity](1 - (1 - need.level) / family)
+        found[key] = replace(number, level=need.level)  # the rule takes the stricter interval for its own
     return found
 
 

@@ -6,18 +6,29 @@ from pydantic import BaseModel
 
 from palimpsest.attention.gated import GatedAttention
 from palimpsest.attention.kinds import KINDS
+from palimpsest.errors import InputError
 from palimpsest.probes import applicable
 from palimpsest.study.plan import Stage, Stages
+from palimpsest.study.scorecard.judge import check_rows
 from palimpsest.study.scorecard.spec import ScorecardSpec
-from palimpsest.tasks import TASKS, TaskSpec
+from palimpsest.study.scorecard.texts import CORPUS
+from palimpsest.study.scorecard.trainings import trainings
+from palimpsest.tasks import TASKS, TaskSpec, build_task
+from palimpsest.training.tasks import symbolic_tokenizer
 
 
 def plan_scorecard(spec: ScorecardSpec) -> list[Stage]:
     """Return the stages of a scorecard, every stage after its inputs. A pure function of the study file.
 
     What is asked of a model is a stage for each arm, seed and version of a task, so that a run that is cut off loses
-    little, and a longer list of lengths or tasks asks only what is new.
+    little, and a longer list of tasks asks only what is new.
+
+    Raises:
+        InputError: as ``check_rows``; symbolic items that do not fit into their lengths.
     """
+    check_rows(spec)
+    if spec.corpus is None:
+        _check_items(spec)
     stages = Stages()
     _once(stages, spec)
     for seed in dict.fromkeys(seed for arm in spec.arms for seed in spec.seeds_of(arm)):
@@ -28,8 +39,25 @@ def plan_scorecard(spec: ScorecardSpec) -> list[Stage]:
                 _examine(stages, spec, arm, seed, trained[arm])
         if spec.rerun in trained and seed == spec.seeds_of(spec.rerun)[0]:
             phases = [stage.settings for stage in _behind(stages, trained[spec.rerun])]
-            stages.add("rerun", spec.rerun, seed, {"phases": phases}, trained[spec.rerun])
+            stages.add("rerun", spec.rerun, seed, {"phases": phases}, *_texts(stages, spec), trained[spec.rerun])
     return stages.in_order
+
+
+def _check_items(spec: ScorecardSpec) -> None:
+    """Make one item of every version and length that is asked, of a design seed: later is too late to learn it fails.
+
+    Raises:
+        InputError: what is asked, and why there are no such items.
+    """
+    tokenizer = symbolic_tokenizer()
+    for name, part in spec.ask.items():
+        for version in part.versions():
+            task = build_task(version, tokenizer, segment_length=spec.segment_length)
+            for length in part.lengths:
+                try:
+                    task.sample(split="evaluation", seed=0, index=0, length=length, depth=next(iter(part.depths), None))
+                except InputError as error:
+                    raise InputError(f"'{name}', {length} tokens: {error}") from error
 
 
 def _once(stages: Stages, spec: ScorecardSpec) -> None:
@@ -39,16 +67,19 @@ def _once(stages: Stages, spec: ScorecardSpec) -> None:
             settings: dict[str, Any] = {"part": _json(part), "segment_length": spec.segment_length}
             if kind == "validity":
                 settings["tasks"] = _asked(spec)
-            stages.add(kind, None, None, settings)
+            stages.add(kind, None, None, settings, *(_texts(stages, spec) if kind == "validity" else ()))
+
+
+def _texts(stages: Stages, spec: ScorecardSpec) -> list[Stage]:
+    """Return the stage that prepares the corpus, none if the study is symbolic."""
+    if spec.corpus is None or spec.tokenizer is None:
+        return []
+    return [stages.add(CORPUS, None, None, {"corpus": _json(spec.corpus), "tokenizer": _json(spec.tokenizer)})]
 
 
 def _behind(stages: Stages, last: Stage) -> list[Stage]:
     """Return the training stages that led to a model, in order."""
-    by_name = {stage.name: stage for stage in stages.in_order}
-    chain = [last]
-    while chain[0].inputs:
-        chain.insert(0, by_name[chain[0].inputs[0]])
-    return chain
+    return trainings(last, {stage.name: stage for stage in stages.in_order})
 
 
 def _asked(spec: ScorecardSpec) -> list[dict[str, Any]]:
@@ -72,10 +103,11 @@ def _train(stages: Stages, spec: ScorecardSpec, name: str, seed: int, trained: d
             "seed": seed,
             "model": spec.model_of(name).model_dump(mode="json") if before is None else None,
             "data": phase.data.model_dump(mode="json"),
-            "tasks": [_version(each.task) for each in phase.data.tasks],
+            "tasks": [_version(task) for task in phase.tasks],
             "training": phase.training.model_dump(mode="json") | changed,
         }
-        before = stages.add("train", name, seed, settings, *([] if before is None else [before]), label=phase_name)
+        inputs = [*_texts(stages, spec), *([] if before is None else [before])]
+        before = stages.add("train", name, seed, settings, *inputs, label=phase_name)
     assert before is not None  # there is a phase
     return before
 
@@ -84,6 +116,7 @@ def _examine(stages: Stages, spec: ScorecardSpec, arm: str, seed: int, model: St
     """Add what is asked of a trained model."""
     who = {"arm": arm, "seed": seed}
     kinds = spec.attention(arm).pattern
+    read = [*_texts(stages, spec), model]
     for name, part in spec.ask.items():
         if not part.arms or arm in part.arms:
             given = _json(part, "task", "vary", "arms") | {"interventions": list(applicable(part.interventions, kinds))}
@@ -93,10 +126,10 @@ def _examine(stages: Stages, spec: ScorecardSpec, arm: str, seed: int, model: St
     for name, part in spec.documents.items():
         if not part.arms or arm in part.arms:
             given = _json(part, "arms") | {"interventions": list(applicable(part.interventions, kinds))}
-            stages.add("documents", arm, seed, who | {"part": given, "named": name}, model, label=name)
+            stages.add("documents", arm, seed, who | {"part": given, "named": name}, *read, label=name)
     gated = any(issubclass(KINDS[kind], GatedAttention) for kind in kinds)
     if spec.usage is not None and gated and (not spec.usage.arms or arm in spec.usage.arms):
-        stages.add("usage", arm, seed, who | {"part": _json(spec.usage, "arms")}, model)
+        stages.add("usage", arm, seed, who | {"part": _json(spec.usage, "arms")}, *read)
     if spec.costs and seed == spec.seeds_of(arm)[0]:
         stages.add("cost", arm, seed, who | {"lengths": list(spec.costs)}, model)
 

@@ -3,25 +3,46 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from palimpsest.attention import AttentionSpec
+from palimpsest.data import CorpusSpec, TokenizerSpec
 from palimpsest.probes import parse_intervention
 from palimpsest.schema import Closed
 from palimpsest.statistics import Rule
 from palimpsest.study.naming import Name, digest
-from palimpsest.tasks import Sample, Task, TaskSpec
+from palimpsest.study.scorecard.ask import AskSpec
+from palimpsest.tasks import TaskSpec
+from palimpsest.tasks.symbolic.catalogue import SYMBOLIC_TASKS
 from palimpsest.training.recipe import ModelSpec, TasksData, TrainingSpec
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class CorpusText(Closed):
+    """Running text of the corpus of the study, in rows of ``sequence_length`` tokens."""
+
+    kind: Literal["text"]
+    sequence_length: Annotated[int, Field(ge=2)]
 
 
 class PhaseSpec(Closed):
     """A part of the training: on what, and how. The rate is that of the arm times ``rate``."""
 
-    data: TasksData
+    data: Annotated[TasksData | CorpusText, Field(discriminator="kind")]
     training: TrainingSpec
     rate: float = Field(default=1.0, gt=0)
+
+    @property
+    def row_length(self) -> int:
+        """Tokens in a row of the training."""
+        return self.data.sequence_length if isinstance(self.data, CorpusText) else self.data.row_length
+
+    @property
+    def tasks(self) -> list[TaskSpec]:
+        """The tasks that are trained on."""
+        return [] if isinstance(self.data, CorpusText) else [each.task for each in self.data.tasks]
 
 
 class ArmSpec(Closed):
@@ -43,7 +64,7 @@ class ArmSpec(Closed):
     after: Name | None = None
     model: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:
@@ -52,75 +73,13 @@ class ArmSpec(Closed):
         return self
 
 
-class AskSpec(Closed):
-    """Items of one task, at some lengths, answered by some arms, intact and under interventions.
-
-    Attributes:
-        task: the task and its knobs.
-        vary: other values of some knobs, by name; every value makes a version of the task of its own, and several
-            knobs are varied together, value by value.
-        lengths: exact lengths in tokens, answer included.
-        items: items of each version and length.
-        seed: of the items.
-        depths: places of the needle (0: first, 1: last); if empty, anywhere.
-        interventions: what is done to the memory, on the same items.
-        intervened: at most so many items are asked again under interventions; all if None.
-        arms: who answers; every arm if empty.
-        batch_size: haystacks read together.
-    """
-
-    task: TaskSpec
-    vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    lengths: tuple[Count, ...] = Field(min_length=1)
-    items: Count
-    seed: int = Field(ge=0)
-    depths: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    interventions: tuple[str, ...] = ()
-    intervened: Count | None = None
-    arms: tuple[Name, ...] = ()
-    batch_size: int = Field(default=50, ge=2)
-
-    @field_validator("interventions")
-    @classmethod
-    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for expression in value:
-            parse_intervention(expression)
-        return value
-
-    @model_validator(mode="after")
-    def _varied_together(self) -> Self:
-        if len({len(values) for values in self.vary.values()}) > 1:
-            raise ValueError("knobs that are varied together need equally many values")
-        for version in self.versions():  # the knobs must fit each other
-            assert version.kind == self.task.kind
-        return self
-
-    def versions(self) -> list[TaskSpec]:
-        """Return the versions of the task, one if nothing varies."""
-        if not self.vary:
-            return [self.task]
-        rows = [dict(zip(self.vary, values, strict=True)) for values in zip(*self.vary.values(), strict=True)]
-        fixed = self.task.model_dump()
-        return [type(self.task).model_validate(fixed | row) for row in rows]
-
-    def samples(self, task: Task, length: int) -> list[Sample]:
-        """Return the items of one version and length, at the given depths or anywhere."""
-        depths = self.depths or (None,)
-        each = -(-self.items // len(depths))
-        return [
-            task.sample(split="evaluation", seed=self.seed, index=index, length=length, depth=depth)
-            for depth in depths
-            for index in range(each)
-        ]
-
-
 class DocumentsSpec(Closed):
-    """Loss on held-out symbolic documents, by position, intact and under interventions; and what a prefix is worth.
+    """Loss on held-out documents, by position, intact and under interventions; and what a prefix is worth.
 
     Attributes:
         count: documents.
         tokens: of each.
-        seed: of the documents.
+        seed: of the documents; see ``palimpsest.study.scorecard.texts``.
         interventions: what is done to the memory at every segment boundary.
         distances: distances beyond which the prefix is replaced, for the effective context; none if empty.
         scored: tokens at the end whose loss tells what the prefix was worth.
@@ -138,6 +97,21 @@ class DocumentsSpec(Closed):
     copies: tuple[Count, ...] = ()
     repeats: Count = 10
     arms: tuple[Name, ...] = ()
+
+    @field_validator("interventions")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for expression in value:
+            parse_intervention(expression)
+        return value
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        furthest = max((distance + self.scored + 1 for distance in self.distances), default=0)
+        for what, needed in (("distances and scored", furthest), ("copies", max(self.copies, default=0))):
+            if needed > self.tokens:
+                raise ValueError(f"{what} need documents of {needed} tokens, and they have {self.tokens}")
+        return self
 
 
 class UsageSpec(Closed):
@@ -217,6 +191,9 @@ class RowSpec(Closed):
 class ScorecardSpec(Closed):
     """A whole scorecard.
 
+    Without a corpus the documents and the tokenizer are symbolic. With one, its held-out documents are those of
+    ``documents`` and ``usage``, its tokenizer is that of every model, and ``ask`` has the text forms of the tasks.
+
     Raises:
         ValueError: parts that contradict each other.
     """
@@ -228,7 +205,9 @@ class ScorecardSpec(Closed):
     segment_length: Count
     phases: dict[Name, PhaseSpec] = Field(min_length=1)
     arms: dict[Name, ArmSpec] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    corpus: CorpusSpec | None = None
+    tokenizer: TokenizerSpec | None = None
     ask: dict[Name, AskSpec] = Field(default_factory=dict)
     documents: dict[Name, DocumentsSpec] = Field(default_factory=dict)
     usage: UsageSpec | None = None
@@ -262,7 +241,47 @@ class ScorecardSpec(Closed):
         for one, other in pairwise(sorted(row.id for row in self.rows)):
             if one == other:
                 raise ValueError(f"the row {one} is given twice")
+        for where, seeds in (
+            ("seeds", self.seeds),
+            *((f"the arm '{name}'", self.seeds_of(name)) for name in self.arms),
+        ):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{where} names the seed {next(s for s in seeds if seeds.count(s) > 1)} twice")
+        for name, arm in self.arms.items():
+            if arm.after is not None and (alone := set(self.seeds_of(name)) - set(self.seeds_of(arm.after))):
+                raise ValueError(
+                    f"the arm '{name}' goes on after '{arm.after}', which is not trained with the seed {min(alone)}"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> Self:
+        if (self.corpus is None) != (self.tokenizer is None):
+            raise ValueError("corpus and tokenizer belong together: give both, or neither for symbolic words")
+        symbolic = self.corpus is None
+        tasks = [(f"the phase '{name}'", task) for name, phase in self.phases.items() for task in phase.tasks]
+        for where, task in (*tasks, *((f"'{name}'", part.task) for name, part in self.ask.items())):
+            if (task.kind in SYMBOLIC_TASKS) != symbolic:
+                form = (
+                    "symbolic task, but the study has a corpus" if not symbolic else "text, but the study has no corpus"
+                )
+                raise ValueError(f"{where} has the task {task.kind}, a {form}; take the other form of the task")
+        for name, phase in self.phases.items():
+            text = isinstance(phase.data, CorpusText)
+            if symbolic and text:
+                raise ValueError(f"the phase '{name}' trains on text, but the study has no corpus")
+            if not symbolic and isinstance(phase.data, TasksData) and phase.data.documents + phase.data.repeats > 0:
+                raise ValueError(
+                    f"the phase '{name}' mixes symbolic documents or repeats with text tasks; set both to 0, and give "
+                    "the text of the corpus a phase of its own (kind: text)"
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_corpus(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a corpus that is not there: the digest of a study that never named one stays the same."""
+        content = serialize(self)
+        return {key: content[key] for key in content if key not in ("corpus", "tokenizer") or content[key] is not None}
 
     @staticmethod
     def _known(where: str, names: Any, there: Any, what: str) -> None:

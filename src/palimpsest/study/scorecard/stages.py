@@ -1,5 +1,6 @@
 """What each kind of stage of a scorecard does. A stage reads the directories of its inputs and writes its own."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from palimpsest.data import load_tokenizer
+from palimpsest.data import CorpusSpec, TokenizerSpec, load_tokenizer, open_corpus, prepare_corpus
 from palimpsest.data.audit import AuditOptions, audit, open_evaluated, open_training
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
 from palimpsest.models.flops import forward_flops_per_token
@@ -18,23 +19,27 @@ from palimpsest.probes.mechanism import run_mechanism
 from palimpsest.probes.profile import Origin, profile
 from palimpsest.records import (
     EffectRecord,
+    ItemRecord,
     StateCostRecord,
     ValidityRecord,
+    read_jsonl,
     write_json,
     write_jsonl,
 )
 from palimpsest.schema import parse
 from palimpsest.study.evaluate import Subject, batches, evaluate_items
 from palimpsest.study.plan import Stage
-from palimpsest.study.scorecard.spec import AskSpec, AuditSpec, DocumentsSpec, MechanismSpec, UsageSpec, ValiditySpec
+from palimpsest.study.scorecard.ask import AskSpec
+from palimpsest.study.scorecard.spec import AuditSpec, DocumentsSpec, MechanismSpec, UsageSpec, ValiditySpec
+from palimpsest.study.scorecard.texts import CORPUS, corpus_of, documents_of, tokenizer_of
 from palimpsest.study.text_probes import forgetting_curve, perturb, place_losses
 from palimpsest.tasks import build_task, task_spec
-from palimpsest.tasks.documents import stacked, symbolic_documents
-from palimpsest.tasks.toys import Validity, validity
+from palimpsest.tasks.documents import stacked
+from palimpsest.tasks.symbolic.vocabulary import spelled
+from palimpsest.tasks.toys import Decode, Validity, validity
 from palimpsest.training import Recipe, resolve_checkpoint, train
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.state import WEIGHTS
-from palimpsest.training.tasks import symbolic_tokenizer
 
 Inputs = Mapping[str, Path]
 
@@ -44,25 +49,46 @@ TIMED_TOKENS = 256
 TIMINGS = 5
 """Timings of each length."""
 
+PARTS = "parts"
+"""The folder of the batches of items that are answered already, until all are."""
 
-def recipe_of_phase(stage: Stage, inputs: Inputs) -> Recipe:
-    """Return the recipe of a training stage, given the directories of its inputs."""
-    settings = stage.settings
+
+def recipe_of_phase(settings: Mapping[str, Any], name: str, *, init: Path | None, corpus: Path | None) -> Recipe:
+    """Return the recipe of a phase.
+
+    Args:
+        settings: of its stage.
+        name: of the run.
+        init: the run that it goes on from, None if its weights are new.
+        corpus: where the corpus of the study lies, None if it is symbolic.
+    """
     recipe: dict[str, Any] = {key: settings[key] for key in ("seed", "data", "training")}
-    recipe |= {"model": settings["model"]} if "train" not in inputs else {"init": str(inputs["train"])}
-    return parse(Recipe, recipe | {"name": stage.directory}, stage.name)
+    recipe |= {"model": settings["model"]} if init is None else {"init": str(init)}
+    if corpus is not None and settings["data"]["kind"] == "text":
+        recipe["data"] = settings["data"] | {"directory": str(corpus)}
+    elif corpus is not None:
+        recipe["data"] = settings["data"] | {"tokenizer": str(open_corpus(corpus).tokenizer_directory)}
+    return parse(Recipe, recipe | {"name": name}, name)
 
 
 def open_subject(stage: Stage, run_dir: Path) -> Subject:
-    """Load the model of a training stage."""
+    """Load the model of a training stage, onto the accelerator if there is one."""
     checkpoint = resolve_checkpoint(run_dir)
     model = PalimpsestForCausalLM.from_pretrained(checkpoint).eval()
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
     sha256 = sha256_of(checkpoint / WEIGHTS)
     return Subject(model, load_tokenizer(checkpoint), stage.settings["arm"], stage.settings["seed"], sha256)
 
 
+def _corpus(stage: Stage, directory: Path, inputs: Inputs) -> None:
+    corpus = parse(CorpusSpec, stage.settings["corpus"], stage.name)
+    tokenizer = parse(TokenizerSpec, stage.settings["tokenizer"], stage.name)
+    prepare_corpus(corpus, tokenizer, directory / CORPUS)
+
+
 def _train(stage: Stage, directory: Path, inputs: Inputs) -> None:
-    train(recipe_of_phase(stage, inputs), directory)
+    recipe = recipe_of_phase(stage.settings, stage.directory, init=inputs.get("train"), corpus=corpus_of(inputs))
+    train(recipe, directory)
 
 
 def _ask(stage: Stage, directory: Path, inputs: Inputs) -> None:
@@ -70,18 +96,24 @@ def _ask(stage: Stage, directory: Path, inputs: Inputs) -> None:
     subject = open_subject(stage, inputs["train"])
     spec = subject.model.config.attention_spec
     task = build_task(part.task, subject.tokenizer, segment_length=spec.segment_length)
-    records = []
+    records: list[ItemRecord] = []
     for length in part.lengths:
-        for batch in batches(part.samples(task, length), part.batch_size):
-            intact_only = part.intervened is not None and batch[0].index >= part.intervened
-            records += evaluate_items(subject, task, batch, () if intact_only else part.interventions)
+        again, once = part.samples(task, length)
+        work = [(batch, part.interventions) for batch in batches(again, part.batch_size)]
+        work += [(batch, ()) for batch in batches(once, part.batch_size)]
+        for number, (batch, interventions) in enumerate(work):
+            path = directory / PARTS / f"{length}-{number}.jsonl.gz"
+            if not path.exists():  # a stage that was stopped goes on with the batch it was at
+                write_jsonl(path, evaluate_items(subject, task, batch, interventions))
+            records += read_jsonl(path, ItemRecord)
     write_jsonl(directory / "items.jsonl.gz", records)
+    shutil.rmtree(directory / PARTS)
 
 
 def _documents(stage: Stage, directory: Path, inputs: Inputs) -> None:
     part = parse(DocumentsSpec, stage.settings["part"], stage.name)
     subject = open_subject(stage, inputs["train"])
-    documents = symbolic_documents(part.count, part.tokens, part.seed)
+    documents = documents_of(inputs, part)
     losses = place_losses(subject, documents, part.interventions)
     write_jsonl(directory / "position_loss.jsonl.gz", losses.positions)
     write_jsonl(directory / "place_loss.jsonl.gz", losses.places)
@@ -96,8 +128,8 @@ def _documents(stage: Stage, directory: Path, inputs: Inputs) -> None:
 def _usage(stage: Stage, directory: Path, inputs: Inputs) -> None:
     part = parse(UsageSpec, stage.settings["part"], stage.name)
     subject = open_subject(stage, inputs["train"])
-    documents = symbolic_documents(part.count, part.tokens, part.seed)
-    tokens = torch.from_numpy(stacked(documents))
+    documents = documents_of(inputs, part)
+    tokens = torch.from_numpy(stacked(documents)).to(subject.model.device)
     origin = Origin(subject.arm, subject.seed, subject.checkpoint)
     found = profile(subject.model, [tokens], documents=[name for name, _ in documents], origin=origin)
     write_jsonl(directory / "profile.jsonl.gz", found)
@@ -121,8 +153,9 @@ def _cost(stage: Stage, directory: Path, inputs: Inputs) -> None:
         memory, local = cache.bytes()
         for _ in range(TIMINGS):
             copy = cache.clone()
+            _wait_for(model.device)
             started = time.perf_counter()
-            prefill(model, tokens[:, length:], copy)
+            prefill(model, tokens[:, length:], copy).cpu()  # waits for the accelerator
             records.append(
                 StateCostRecord(
                     arm=subject.arm,
@@ -138,6 +171,12 @@ def _cost(stage: Stage, directory: Path, inputs: Inputs) -> None:
     write_jsonl(directory / "cost.jsonl", records)
 
 
+def _wait_for(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was told: it works while the program goes on."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _mechanism(stage: Stage, directory: Path, inputs: Inputs) -> None:
     part = parse(MechanismSpec, stage.settings["part"], stage.name)
     found = run_mechanism(
@@ -148,13 +187,14 @@ def _mechanism(stage: Stage, directory: Path, inputs: Inputs) -> None:
 
 def _validity(stage: Stage, directory: Path, inputs: Inputs) -> None:
     part = parse(ValiditySpec, stage.settings["part"], stage.name)
-    tokenizer, segment = symbolic_tokenizer(), stage.settings["segment_length"]
+    tokenizer, segment = tokenizer_of(inputs), stage.settings["segment_length"]
+    decode: Decode = spelled if corpus_of(inputs) is None else lambda ids: str(tokenizer.decode(ids))
     records: list[ValidityRecord] = []
     for asked in stage.settings["tasks"]:
         spec = task_spec(asked["task"])
         task = build_task(spec, tokenizer, segment_length=segment)
         knobs = spec.model_dump_json(exclude_defaults=True)
-        found = validity([task], part.items, length=asked["length"], seed=part.seed)
+        found = validity([task], part.items, length=asked["length"], seed=part.seed, decode=decode)
         records += [_validity_record(each, knobs) for each in found]
     write_jsonl(directory / "validity.jsonl", records)
 
@@ -185,16 +225,15 @@ def _rerun(stage: Stage, directory: Path, inputs: Inputs) -> None:
     """Train a model again from its beginning, and compare the weights of both."""
     last: Path | None = None
     for number, settings in enumerate(stage.settings["phases"]):
-        recipe: dict[str, Any] = {key: settings[key] for key in ("seed", "data", "training")}
-        recipe |= {"model": settings["model"]} if last is None else {"init": str(last)}
         run_dir = directory / f"phase-{number}"
-        last = train(parse(Recipe, recipe | {"name": run_dir.name}, stage.name), run_dir)
+        last = train(recipe_of_phase(settings, run_dir.name, init=last, corpus=corpus_of(inputs)), run_dir)
     assert last is not None  # there is a phase
     digests = [sha256_of(path / WEIGHTS) for path in (resolve_checkpoint(inputs["train"]), last)]
     write_json(directory / "rerun.json", {"first": digests[0], "again": digests[1]})
 
 
 SCORECARD_STAGES: dict[str, Callable[[Stage, Path, Inputs], None]] = {
+    CORPUS: _corpus,
     "train": _train,
     "ask": _ask,
     "documents": _documents,

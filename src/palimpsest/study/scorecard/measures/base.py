@@ -1,14 +1,26 @@
 """What a row of the scorecard is decided by: named quantities with intervals at any level, and a figure."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from palimpsest.errors import InputError
 from palimpsest.records import EstimateRecord, FigureRecord
 from palimpsest.statistics import Estimate
+from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
+
+
+class PartOf(NamedTuple):
+    """Says that an argument is a name under this key of the study file."""
+
+    part: Literal["arms", "ask", "documents"]
+
+
+ArmName = Annotated[Name, PartOf("arms")]
+AskName = Annotated[Name, PartOf("ask")]
+DocumentsName = Annotated[Name, PartOf("documents")]
 
 Quantity = Callable[[float], Estimate]
 """From the level of a two-sided interval to the estimate."""

@@ -13,7 +13,7 @@ from palimpsest.statistics import benjamini_hochberg, estimate
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Cells, scored, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured
 from palimpsest.study.scorecard.measures.curves import LABELS
 from palimpsest.study.scorecard.measures.numbers import accuracy
 from palimpsest.study.scorecard.measures.quantities import count_of, facts_of, series
@@ -31,8 +31,8 @@ class MapGiven(Closed):
         rate: false discoveries allowed among them.
     """
 
-    ask: Name
-    arms: tuple[Name, ...] = Field(min_length=1)
+    ask: AskName
+    arms: tuple[ArmName, ...] = Field(min_length=1)
     cells: Cells = Cells(reach="any")
     bins: Annotated[int, Field(ge=1)] = 5
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -92,8 +92,8 @@ class GroupsGiven(Closed):
         groups: by name, which answers make one number.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     groups: dict[Name, Cells] = Field(min_length=1)
 
 

@@ -7,9 +7,8 @@ from pydantic import Field
 from palimpsest.records import EstimateRecord, FigureRecord, PerturbationRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics.text_probes import MARGIN, effective_context, forgetting, memory_spans
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, DocumentsName, Measure, Measured, Missing, Quantity
 from palimpsest.study.scorecard.measures.loss_tables import Losses, difference_of
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, needs_some, series
 
@@ -25,8 +24,8 @@ class ContextGiven(Closed):
         margin: nats per token by which a text must be predicted worse for its context to count.
     """
 
-    documents: Name
-    arm: Name
+    documents: DocumentsName
+    arm: ArmName
     segments: int = Field(default=4, ge=1)
     margin: float = Field(default=MARGIN, gt=0)
 

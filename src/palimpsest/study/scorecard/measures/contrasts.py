@@ -10,7 +10,7 @@ from palimpsest.schema import Closed
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import INTACT, Cells, answers, scored, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Quantity
 from palimpsest.study.scorecard.measures.numbers import accuracy, difference, gap, ratio
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -27,8 +27,8 @@ class EffectGiven(Closed):
         learnt: accuracy below which the note says that the arm has nothing to lose.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     intervention: str = "swap"
     others: tuple[Name, ...] = ()
     cells: Cells = Cells()
@@ -85,9 +85,9 @@ class DifferenceGiven(Closed):
         cells: which answers count.
     """
 
-    ask: Name
-    arm: Name
-    against: Name | None = None
+    ask: AskName
+    arm: ArmName
+    against: ArmName | None = None
     intervention: str | None = None
     cells: Cells = Cells()
 
@@ -131,8 +131,8 @@ class VersionsGiven(Closed):
         floor: what guessing scores, taken away from both sides of the ratio.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     cells: Cells = Cells()
     fact: str
     hard: float
@@ -177,8 +177,8 @@ class StaleGiven(Closed):
         cells: which answers decide; the facts show all versions.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     cells: Cells = Cells()
 
 

@@ -8,9 +8,8 @@ from palimpsest.probes.mechanism.numerics import FLOAT32_BYTES, numbers_kept
 from palimpsest.records import FigureRecord, Series, StateCostRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, slope
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, facts_of, needs_some, series
 
 SOURCES = ("cost",)
@@ -19,8 +18,8 @@ SOURCES = ("cost",)
 class StateGiven(Closed):
     """An arm with a memory, and the arm whose keys and values grow with every token."""
 
-    arm: Name
-    cache: Name
+    arm: ArmName
+    cache: ArmName
 
 
 class RatioGiven(Closed):

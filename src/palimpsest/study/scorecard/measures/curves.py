@@ -13,7 +13,7 @@ from palimpsest.statistics import LogisticCurve, Shape, distance_at, estimate, l
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, scored, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
 from palimpsest.study.scorecard.measures.numbers import accuracy, ratio
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -42,8 +42,8 @@ class CurveGiven(Closed):
         resamples: of the bootstrap.
     """
 
-    ask: tuple[Name, ...] = Field(min_length=1)
-    arm: Name
+    ask: tuple[AskName, ...] = Field(min_length=1)
+    arm: ArmName
     x: str = "distance"
     cells: Cells = Cells()
     start: float = 0.0

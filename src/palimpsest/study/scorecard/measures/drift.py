@@ -10,10 +10,9 @@ from palimpsest.records import FigureRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate, logistic_slopes, slope
 from palimpsest.statistics.seeds import wider
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, answers, paired, scored, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
 from palimpsest.study.scorecard.measures.numbers import accuracy, changes_apart, difference
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -28,23 +27,25 @@ class DriftGiven(Closed):
         window: a name under ``ask`` whose items the last segment answers.
     """
 
-    before: Name
-    after: Name
-    ask: Name
+    before: ArmName
+    after: ArmName
+    ask: AskName
     cells: Cells = Cells()
-    window: Name
+    window: AskName
 
 
 def drift(findings: Findings, given: DriftGiven) -> Measured:
     """Estimate how retrieval from memory changed, and how much more than retrieval inside the window did.
 
-    Quantities: ``change``, accuracy after minus before on items that need the memory; ``window_change``, the same on
-    items of the last segment; ``difference_in_differences``, the first minus the second.
+    Quantities: ``before``, the accuracy that there was to lose, on items that need the memory; ``change``, that after
+    minus that before; ``window_change``, the same on items of the last segment; ``difference_in_differences``, the
+    change minus that in the window.
     """
     inside = Cells(reach="inside")
     far = [answers(findings, given.ask, arm, given.cells) for arm in (given.after, given.before)]
     near = [answers(findings, given.window, arm, inside) for arm in (given.after, given.before)]
     quantities = {
+        "before": accuracy(far[1]),
         "change": difference(far[0], far[1]),
         "window_change": difference(near[0], near[1]),
         "difference_in_differences": changes_apart((far[0], far[1]), (near[0], near[1])),
@@ -83,8 +84,8 @@ class SizesGiven(Closed):
         cells: which answers count.
     """
 
-    ask: Name
-    arms: tuple[Name, ...] = Field(min_length=2)
+    ask: AskName
+    arms: tuple[ArmName, ...] = Field(min_length=2)
     intervention: str = "swap"
     cells: Cells = Cells()
 
@@ -142,8 +143,8 @@ class WritesGiven(Closed):
         cells: which answers count.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     cells: Cells = Cells()
 
 

@@ -10,7 +10,7 @@ from palimpsest.statistics import counted
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Cells, answers, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
 from palimpsest.study.scorecard.measures.numbers import above_floor, accuracy, ratio
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -29,7 +29,7 @@ class Family(Closed):
         floor: what guessing scores.
     """
 
-    ask: Name
+    ask: AskName
     cells: Cells = Cells()
     base: Length
     length: Length
@@ -46,7 +46,7 @@ class FamiliesGiven(Closed):
         keep: share of the base that a length must keep to count as effective.
     """
 
-    arm: Name
+    arm: ArmName
     families: dict[Name, Family] = Field(min_length=1)
     keep: Annotated[float, Field(gt=0, le=1)] = 0.85
 

@@ -10,9 +10,8 @@ from pydantic import Field
 from palimpsest.records import EffectRecord, FigureRecord, ProfileRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate_across_seeds
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing
 from palimpsest.study.scorecard.measures.loss_tables import Losses, mean_of, ratio_of
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, facts_of, needs_some, series
 
@@ -30,7 +29,7 @@ class GatesGiven(Closed):
         decorative: a head with a smaller rho than this says nothing that comes from the memory.
     """
 
-    arm: Name
+    arm: ArmName
     gate: float = Field(default=0.1, gt=0, lt=1)
     rho: float = Field(default=0.1, gt=0, lt=1)
     decorative: float = Field(default=0.05, gt=0, lt=1)
@@ -39,7 +38,7 @@ class GatesGiven(Closed):
 class LayersGiven(Closed):
     """Whose layers; those below ``early`` (counted from 0) are the early ones."""
 
-    arm: Name
+    arm: ArmName
     early: int = Field(ge=1)
 
 

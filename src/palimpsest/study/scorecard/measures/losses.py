@@ -8,9 +8,16 @@ from pydantic import Field
 from palimpsest.records import FigureRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import contrast_across_seeds
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import ArmSeed, Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import (
+    ArmName,
+    AskName,
+    DocumentsName,
+    Measure,
+    Measured,
+    Missing,
+    Quantity,
+)
 from palimpsest.study.scorecard.measures.loss_tables import (
     INTACT,
     Losses,
@@ -30,10 +37,10 @@ from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, fact
 class FactorsGiven(Closed):
     """The arms that differ in whether they have a memory and were trained on long rows."""
 
-    short_off: Name
-    long_off: Name
-    long_on: Name
-    short_on: Name | None = None
+    short_off: ArmName
+    long_off: ArmName
+    long_on: ArmName
+    short_on: ArmName | None = None
 
 
 class GainGiven(Closed):
@@ -46,8 +53,8 @@ class GainGiven(Closed):
         share: which share of the total gain the memory must bring.
     """
 
-    documents: Name
-    arm: Name
+    documents: DocumentsName
+    arm: ArmName
     intervention: str = "swap"
     from_position: int = Field(ge=1)
     factors: FactorsGiven
@@ -57,7 +64,7 @@ class GainGiven(Closed):
 class ShareGiven(Closed):
     """The losses of a two-by-two design, from this position on."""
 
-    documents: Name
+    documents: DocumentsName
     from_position: int = Field(ge=1)
     factors: FactorsGiven
 
@@ -71,11 +78,11 @@ class MatchedGiven(Closed):
         ask: items of which those that no bounded arm reaches must be answered worse under ``intervention``.
     """
 
-    documents: Name
-    arm: Name
-    baselines: tuple[Name, ...] = Field(min_length=1)
+    documents: DocumentsName
+    arm: ArmName
+    baselines: tuple[ArmName, ...] = Field(min_length=1)
     from_position: int = Field(ge=1)
-    ask: Name
+    ask: AskName
     intervention: str = "swap"
 
 
@@ -207,7 +214,7 @@ class _Parts:
 
 def row_length(findings: Findings, arm: str) -> int:
     """Return how many tokens a row of the last phase of an arm's training has."""
-    return findings.spec.phases[findings.spec.arms[arm].phases[-1]].data.row_length
+    return findings.spec.phases[findings.spec.arms[arm].phases[-1]].row_length
 
 
 def _retrieval(findings: Findings, given: MatchedGiven) -> Quantity:

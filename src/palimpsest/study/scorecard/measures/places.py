@@ -9,10 +9,9 @@ from pydantic import Field
 from palimpsest.records import FigureRecord, ItemRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, spearman
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, answers, paired, scored, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
 from palimpsest.study.scorecard.measures.numbers import accuracy, difference, over_seeds, ratio, share_of_loss
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -30,8 +29,8 @@ class DropsGiven(Closed):
         floor: what guessing scores.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     cells: Cells = Cells(reach="own")
     floor: float = Field(default=0.0, ge=0, lt=1)
 
@@ -88,8 +87,8 @@ class HeadsGiven(Closed):
         cells: which answers count.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     cells: Cells = Cells()
 
 

@@ -8,9 +8,8 @@ import numpy as np
 from palimpsest.records import FigureRecord, ItemRecord, ProfileRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, Shape, distance_at, estimate_across_seeds, logistic_curve
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing
 from palimpsest.study.scorecard.measures.quantities import LEVEL, needs_some
 
 HALF = 0.5
@@ -29,8 +28,8 @@ class PredictedGiven(Closed):
         knots: of the curve.
     """
 
-    ask: Name
-    arm: Name
+    ask: AskName
+    arm: ArmName
     law: Literal["n50", "n50_common_mode"] = "n50"
     pool: Literal["layer", "head"] = "layer"
     knots: int = 4

@@ -63,10 +63,10 @@ def audit(findings: Findings, given: AuditGiven) -> Measured:
     )
     dirty = ", ".join(record.document_id for record in long[:10])
     note = f"Texts with a long match: {dirty}. " if dirty else ""
-    note += (
-        "No model of this study is trained on this corpus, so that losses on clean and on dirty texts are not "
-        "compared; symbolic items are drawn with other pairs and other filler than the training rows."
-    )
+    note += "Losses on clean and on dirty texts are not compared"
+    if findings.spec.corpus is None:
+        note += ": no model of this study is trained on this corpus"
+    note += "."
     return Measured(quantities, facts, figure, ("audit", "canaries"), note)
 
 

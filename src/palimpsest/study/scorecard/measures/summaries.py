@@ -6,10 +6,9 @@ from palimpsest.attention.kinds import exact_start
 from palimpsest.records import FigureRecord, ItemRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import estimate
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, select
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing
 from palimpsest.study.scorecard.measures.numbers import accuracy, difference
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 from palimpsest.tasks.symbolic.summary import WIDTH, fact_scores
@@ -25,9 +24,9 @@ class FactsGiven(Closed):
         cells: which summaries count; what is reached is asked fact by fact.
     """
 
-    ask: Name
-    arm: Name
-    against: Name
+    ask: AskName
+    arm: ArmName
+    against: ArmName
     cells: Cells = Cells(reach="any")
 
 

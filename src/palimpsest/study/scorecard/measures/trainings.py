@@ -9,9 +9,8 @@ from pydantic import Field
 from palimpsest.records import FigureRecord, Series, StepRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate
-from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import ArmSeed, Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, DocumentsName, Measure, Measured, Missing
 from palimpsest.study.scorecard.measures.loss_tables import (
     Losses,
     Read,
@@ -34,27 +33,27 @@ class ScheduleGiven(Closed):
         arm_schedules, baseline_schedules: the arms that differ in their schedule; the first has that of the study.
     """
 
-    documents: Name
-    arm: Name
-    baseline: Name
+    documents: DocumentsName
+    arm: ArmName
+    baseline: ArmName
     from_position: int = Field(ge=1)
-    design: Name
-    arm_schedules: tuple[Name, ...] = Field(min_length=2)
-    baseline_schedules: tuple[Name, ...] = Field(min_length=2)
+    design: DocumentsName
+    arm_schedules: tuple[ArmName, ...] = Field(min_length=2)
+    baseline_schedules: tuple[ArmName, ...] = Field(min_length=2)
 
 
 class CollapseGiven(Closed):
     """Which trainings (all arms if empty), and below which share of its median a gradient norm has collapsed."""
 
-    arms: tuple[Name, ...] = ()
+    arms: tuple[ArmName, ...] = ()
     share: float = Field(default=0.1, gt=0, lt=1)
 
 
 class CompleteGiven(Closed):
     """Whose losses must be there for every seed of the study; ``reference`` is the arm that others differ from."""
 
-    documents: Name
-    reference: Name
+    documents: DocumentsName
+    reference: ArmName
     from_position: int = Field(ge=1)
 
 
