@@ -7,10 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from palimpsest.data import IGNORED
-from palimpsest.tasks.symbolic.vocabulary import SIZE, names
+from palimpsest.tasks.symbolic.pairs import allowed_values
+from palimpsest.tasks.symbolic.vocabulary import KEYS, SIZE, VALUES, names
 from palimpsest.training.recipe import TasksData
 from palimpsest.training.rows import PADDING_DOCUMENT
-from palimpsest.training.tasks import REPEATED, DocumentRows, RepeatRows, TaskRows, symbolic_tokenizer
+from palimpsest.training.tasks import REPEATED, DocumentRows, RepeatRows, TaskRows, evaluation_pairs, symbolic_tokenizer
 
 TASK = {"task": {"kind": "sym_multikey", "needles": 4, "questions": 2, "min_length": 40, "max_length": 48}}
 
@@ -46,6 +47,17 @@ def test_a_repeat_says_one_string_again_and_again_and_labels_it_from_the_second_
         assert np.array_equal(row.input_ids[period:], row.input_ids[:-period])
         assert np.array_equal(row.labels[period:], row.input_ids[period:])
         assert np.isin(row.input_ids, REPEATED).all()
+
+
+def test_no_pair_of_the_evaluation_stands_in_a_repeat():
+    assert not any(evaluation_pairs(RepeatRows(64).row(0, index).input_ids)[1:].any() for index in range(300))
+
+
+def test_such_pairs_are_told_by_the_rule_of_the_tasks():
+    for key in range(0, KEYS.size, 16):
+        values = np.arange(VALUES.size)
+        told = [evaluation_pairs(np.array([KEYS.start + key, VALUES.start + value]))[1] for value in values]
+        assert np.flatnonzero(told).tolist() == list(allowed_values("evaluation")[key])
 
 
 def test_the_period_of_a_repeat_is_drawn_anew_for_every_row():

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palimpsest.data import IGNORED
 from palimpsest.tasks import Trainable, build_task
 from palimpsest.tasks.draws import Draws
+from palimpsest.tasks.keys import is_evaluation_key
 from palimpsest.tasks.symbolic.filler import Chain
 from palimpsest.tasks.symbolic.vocabulary import EOS, KEYS, PAD, VALUES, names
 from palimpsest.training.recipe import TasksData
@@ -58,7 +60,8 @@ class RepeatRows:
 
     They teach what all retrieval is made of, to find what followed last time (induction heads, Olsson et al. 2022,
     arXiv 2209.11895), at every token instead of at the few that answer a question. The string is a quarter to a half of
-    the row, drawn per row, so that no fixed distance leads to the answer.
+    the row, drawn per row, so that no fixed distance leads to the answer. No pair of key and value that an evaluation
+    asks for stands in it.
     """
 
     def __init__(self, row_length: int) -> None:
@@ -68,11 +71,27 @@ class RepeatRows:
         """Return row ``index``."""
         draws = Draws(f"repeat|{seed}|{index}|{self.row_length}")
         period = draws.integer(self.row_length // 4, self.row_length // 2)
-        string = REPEATED[draws.integers(REPEATED.size, period)]
+        string = _without_evaluation_pairs(REPEATED[draws.integers(REPEATED.size, period)])
         ids = np.resize(string, self.row_length).astype(np.int64)
         labels = ids.copy()
         labels[:period] = IGNORED
         return Row(ids, labels, np.zeros_like(ids), weight=1.0)
+
+
+def _without_evaluation_pairs(string: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return a string, said in a circle, with a key in the place of every value that makes such a pair with its key."""
+    clean = string.copy()
+    while (wrong := evaluation_pairs(clean)).any():
+        clean[wrong] -= VALUES.start - KEYS.start
+    return clean
+
+
+def evaluation_pairs(string: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Tell which words of a string, said in a circle, are values right after a key that they are evaluated with."""
+    key, value = np.roll(string, 1) - KEYS.start, string - VALUES.start
+    pair = (key >= 0) & (key < KEYS.size) & (value >= 0) & (value < VALUES.size)
+    code = np.where(pair, key * VALUES.size + value, 0)
+    return pair & is_evaluation_key(code)
 
 
 class TaskRows:

@@ -16,6 +16,9 @@ from palimpsest.study.scorecard.trainings import trainings
 from palimpsest.tasks import TASKS, TaskSpec, build_task
 from palimpsest.training.tasks import symbolic_tokenizer
 
+PHASE_SEEDS = 1_000_000
+"""What every phase adds to the seed of its rows, so that no phase is trained on the rows of another."""
+
 
 def plan_scorecard(spec: ScorecardSpec) -> list[Stage]:
     """Return the stages of a scorecard, every stage after its inputs. A pure function of the study file.
@@ -96,11 +99,11 @@ def _asked(spec: ScorecardSpec) -> list[dict[str, Any]]:
 def _train(stages: Stages, spec: ScorecardSpec, name: str, seed: int, trained: dict[str, Stage]) -> Stage:
     arm = spec.arms[name]
     before = None if arm.after is None else trained[arm.after]
-    for phase_name in arm.phases:
+    for number, phase_name in enumerate(arm.phases, 0 if arm.after is None else len(spec.phases)):
         phase = spec.phases[phase_name]
         changed = {"learning_rate": arm.learning_rate * phase.rate} | arm.training
         settings = {
-            "seed": seed,
+            "seed": seed + PHASE_SEEDS * number,
             "model": spec.model_of(name).model_dump(mode="json") if before is None else None,
             "data": phase.data.model_dump(mode="json"),
             "tasks": [_version(task) for task in phase.tasks],
