@@ -12,9 +12,9 @@ from palimpsest.errors import InputError
 from palimpsest.probes.mechanism import TESTS, run_mechanism
 from palimpsest.probes.mechanism.subjects import KINDS, subjects
 from palimpsest.records import MechanismRecord, read_jsonl, write_jsonl
+from palimpsest.report.document import POLICY
 from palimpsest.report.mechanism import RECORDS, mechanism_page, write_mechanism_report
 from palimpsest.report.mechanism_readouts import bfloat16_harm, half_load, overwrite_margin
-from palimpsest.report.page import POLICY
 
 
 class Tags(HTMLParser):

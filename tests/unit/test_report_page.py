@@ -14,7 +14,7 @@ from synthetic_study import LARGE, make_verdicts, small, write_study
 from palimpsest.errors import InputError
 from palimpsest.records import ItemRecord, read_jsonl, write_json, write_jsonl
 from palimpsest.report import headline_figure, headline_table, load_records, write_report
-from palimpsest.report.page import POLICY
+from palimpsest.report.document import POLICY
 
 PLAN = small(half_life=(("segment_local", 0.0), ("ridge", 9.0)), items_per_cell=3, steps=4, documents=3)
 VOID = {"meta", "br"}

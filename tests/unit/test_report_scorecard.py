@@ -11,7 +11,7 @@ from test_report_page import ATTACKS, Page, assert_harmless, spelled
 
 from palimpsest.errors import InputError
 from palimpsest.records import RowRecord, write_json
-from palimpsest.report.page import POLICY
+from palimpsest.report.document import POLICY
 from palimpsest.report.scorecard import load_scorecard, write_scorecard
 from palimpsest.report.scorecard_rows import ALL, reasons
 

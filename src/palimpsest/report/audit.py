@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 
 from palimpsest.records import AuditRecord, AuditSetting, CanaryRecord, EstimateRecord, Record, write_atomic
 from palimpsest.report.canvas import WIDTH, Plot, draw
+from palimpsest.report.document import document
 from palimpsest.report.markup import Html, code, element, joined
 from palimpsest.report.numerals import number, plural
-from palimpsest.report.page import POLICY
-from palimpsest.report.stylesheet import STYLESHEET
 from palimpsest.report.tables import Column, Table, estimate_html, table_html
 from palimpsest.statistics import estimate
 
@@ -159,16 +158,6 @@ def write_audit_page(
 ) -> Path:
     """Write ``index.html``, which needs no network and no script, into ``out`` and return its path."""
     summary = summarise(setting, records, canaries)
-    head = element(
-        "head",
-        None,
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"name": "color-scheme", "content": "light dark"}),
-        element("title", None, "Contamination audit"),
-        Html(f"<style>{STYLESHEET}{_STYLE}</style>"),
-    )
     header = element(
         "header",
         None,
@@ -179,7 +168,7 @@ def write_audit_page(
     parts = [_numbers(setting, summary), _matches(setting, records), _passages(records), _canaries(canaries)]
     main = element("main", None, *parts, _repeated(setting))
     page = out / "index.html"
-    write_atomic(page, "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, element("body", None, header, main)))
+    write_atomic(page, document("Contamination audit", header, main, style=_STYLE))
     return page
 
 

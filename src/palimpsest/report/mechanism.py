@@ -7,6 +7,7 @@ from typing import NamedTuple
 from palimpsest.errors import InputError
 from palimpsest.records import MechanismRecord, read_jsonl, write_atomic
 from palimpsest.report.canvas import ArmStyle, Plot
+from palimpsest.report.document import document
 from palimpsest.report.markup import Html, code, element
 from palimpsest.report.mechanism_figures import Lines, bar_figure, line_figure, name_of, styles_of
 from palimpsest.report.mechanism_tables import (
@@ -22,8 +23,6 @@ from palimpsest.report.mechanism_tables import (
     usual_size,
 )
 from palimpsest.report.numerals import plural
-from palimpsest.report.page import POLICY
-from palimpsest.report.stylesheet import STYLESHEET
 from palimpsest.report.tables import Column, Table, Value, table_html
 
 RECORDS = Path("records") / "mechanism.jsonl"
@@ -57,16 +56,6 @@ def write_mechanism_report(records_path: Path, out_dir: Path) -> Path:
 def mechanism_page(records: Records, source: str) -> str:
     """Return the page; ``source`` is the name of the file with the records."""
     parts = [part for make in _PARTS if (part := make(records)) is not None]
-    head = element(
-        "head",
-        None,
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"name": "color-scheme", "content": "light dark"}),
-        element("title", None, "Why memories fade"),
-        Html(f"<style>{STYLESHEET}</style>"),
-    )
     links = [element("li", None, element("a", {"href": f"#{part.anchor}"}, part.title)) for part in parts]
     header = element(
         "header",
@@ -86,8 +75,8 @@ def mechanism_page(records: Records, source: str) -> str:
         "footer", None, "Every number was computed from the ", f"{len(records):,} records in ", code(source),
         "; n is the number of outcomes or draws behind it.",
     )  # fmt: skip
-    body = element("body", None, header, element("main", None, *(_section(part) for part in parts)), footer)
-    return "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, body) + "\n"
+    main = element("main", None, *(_section(part) for part in parts))
+    return document("Why memories fade", header, main, footer)
 
 
 def _section(part: Part) -> Html:

@@ -4,14 +4,12 @@ from pathlib import Path
 
 from palimpsest.records import write_atomic
 from palimpsest.report.catalogue import data_tables
+from palimpsest.report.document import document
 from palimpsest.report.load import StudyResults, load_records
 from palimpsest.report.markup import Html, code, element, joined, prose
 from palimpsest.report.numerals import listed, plural, tokens
 from palimpsest.report.sections import Section, arms_table, sections, tally
-from palimpsest.report.stylesheet import STYLESHEET
 from palimpsest.report.tables import table_csv, table_html
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(records_dir: Path, out_dir: Path) -> Path:
@@ -34,21 +32,9 @@ def write_report(records_dir: Path, out_dir: Path) -> Path:
 
 
 def _document(results: StudyResults, parts: list[Section]) -> str:
-    study = results.study
-    head = element(
-        "head",
-        None,
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"name": "color-scheme", "content": "light dark"}),
-        element("title", None, f"{prose(study.name)}: a palimpsest study"),
-        Html(f"<style>{STYLESHEET}</style>"),
-    )
-    body = element(
-        "body", None, _header(results, parts), element("main", None, *(part.html for part in parts)), _footer(results)
-    )
-    return "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, body) + "\n"
+    main = element("main", None, *(part.html for part in parts))
+    title = f"{prose(results.study.name)}: a palimpsest study"
+    return document(title, _header(results, parts), main, _footer(results))
 
 
 def _header(results: StudyResults, parts: list[Section]) -> Html:

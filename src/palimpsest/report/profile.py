@@ -10,11 +10,10 @@ import numpy as np
 from scipy import stats
 
 from palimpsest.records import ProfileRecord, read_jsonl, write_atomic
+from palimpsest.report.document import document
 from palimpsest.report.markup import Html, code, element, prose
 from palimpsest.report.numerals import plural, tokens
-from palimpsest.report.page import POLICY
 from palimpsest.report.profile_figures import profile_figures
-from palimpsest.report.stylesheet import STYLESHEET
 from palimpsest.report.tables import Column, Table, table_html
 from palimpsest.statistics import Estimate, estimate
 
@@ -115,16 +114,6 @@ def profile_page(records: Sequence[ProfileRecord], source: str) -> str:
     """Return the page as HTML; the same records give the same bytes."""
     first = records[0]
     title = f"Profile of {prose(first.arm) or 'a model'}"
-    head = element(
-        "head",
-        None,
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"name": "color-scheme", "content": "light dark"}),
-        element("title", None, title),
-        Html(f"<style>{STYLESHEET}</style>"),
-    )
     header = element(
         "header",
         None,
@@ -148,8 +137,7 @@ def profile_page(records: Sequence[ProfileRecord], source: str) -> str:
         _section("All numbers", "Every head, means over documents.", table_html(heads_table(records))),
     )
     footer = element("footer", None, "Every number was computed from the records in ", code(source), ".")
-    body = element("body", None, header, main, footer)
-    return "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, body) + "\n"
+    return document(title, header, main, footer)
 
 
 def thirds_table(records: Sequence[ProfileRecord]) -> Table:

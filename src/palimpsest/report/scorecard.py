@@ -7,9 +7,9 @@ from urllib.parse import quote
 from palimpsest.errors import InputError
 from palimpsest.records import ScorecardRecord, write_atomic
 from palimpsest.report.canvas import Plot
+from palimpsest.report.document import document
 from palimpsest.report.markup import Html, code, element, joined, prose
 from palimpsest.report.numerals import listed, plural, tokens
-from palimpsest.report.page import POLICY
 from palimpsest.report.scorecard_figures import row_figure, shown_arms
 from palimpsest.report.scorecard_items import Asked, items_main, load_asked
 from palimpsest.report.scorecard_rows import (
@@ -24,7 +24,6 @@ from palimpsest.report.scorecard_rows import (
     tally,
 )
 from palimpsest.report.sections import records_link, variants
-from palimpsest.report.stylesheet import STYLESHEET
 from palimpsest.report.tables import Column, Table, Value, table_csv, table_html
 
 CARD = "scorecard.json"
@@ -124,18 +123,7 @@ def _card_page(card: ScorecardRecord, every_ask: Sequence[Asked], plots: Mapping
 
 
 def _document(title: str, header: Html, main: Html, footer: Html) -> str:
-    head = element(
-        "head",
-        None,
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"name": "color-scheme", "content": "light dark"}),
-        element("title", None, title),
-        Html(f"<style>{STYLESHEET}{_STYLE}</style>"),
-    )
-    body = element("body", None, header, element("main", None, main), footer)
-    return "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, body) + "\n"
+    return document(title, header, element("main", None, main), footer, style=_STYLE)
 
 
 def _header(card: ScorecardRecord) -> Html:

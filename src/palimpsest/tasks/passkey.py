@@ -12,11 +12,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from palimpsest.errors import InputError
 from palimpsest.tasks.filler import Filler
 from palimpsest.tasks.keys import digits_of, draw_keys, random_bits, unit_interval
+from palimpsest.tasks.knobs import Length, TaskKnobs
 from palimpsest.tasks.task import (
     Output,
     Reference,
@@ -32,7 +33,7 @@ from palimpsest.tasks.task import (
 from palimpsest.tasks.templates import Tokenizer, cut_pieces
 
 
-class PasskeySpec(BaseModel):
+class PasskeySpec(TaskKnobs):
     """The knobs of the passkey task.
 
     Attributes:
@@ -46,21 +47,13 @@ class PasskeySpec(BaseModel):
             padded to ``max_length``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["passkey"] = "passkey"
     key_digits: Annotated[int, Field(ge=3, le=12)] = 5
     needle: Literal["repeat", "short"] = "repeat"
     filler_start: Literal["any", "first"] = "any"
     candidates: Annotated[int, Field(ge=2, le=64)] = 16
-    min_length: Annotated[int, Field(ge=1)] = 160
-    max_length: Annotated[int, Field(ge=1)] = 256
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "PasskeySpec":
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
-        return self
+    min_length: Length = 160
+    max_length: Length = 256
 
 
 class Passkey:

@@ -11,10 +11,11 @@ from typing import Annotated, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from palimpsest.errors import InputError
 from palimpsest.tasks.draws import Draws
+from palimpsest.tasks.knobs import Length, TaskKnobs
 from palimpsest.tasks.symbolic.vocabulary import PAD, require_symbolic, spelled
 from palimpsest.tasks.task import (
     IGNORED_LABEL,
@@ -32,7 +33,7 @@ from palimpsest.tasks.templates import Tokenizer
 from palimpsest.tasks.words import score_words
 
 
-class SymbolicSpec(BaseModel):
+class SymbolicSpec(TaskKnobs):
     """The knobs that all symbolic tasks have.
 
     Attributes:
@@ -41,17 +42,9 @@ class SymbolicSpec(BaseModel):
         min_length, max_length: range of the training rows' lengths; rows are padded to ``max_length``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     questions: Annotated[int, Field(ge=1, le=256)] = 1
-    min_length: Annotated[int, Field(ge=1)] = 64
-    max_length: Annotated[int, Field(ge=1)] = 256
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "SymbolicSpec":
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
-        return self
+    min_length: Length = 64
+    max_length: Length = 256
 
 
 class OneQuestionSpec(SymbolicSpec):

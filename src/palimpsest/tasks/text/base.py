@@ -11,10 +11,11 @@ from typing import Annotated, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from palimpsest.errors import InputError
 from palimpsest.tasks.draws import Draws
+from palimpsest.tasks.knobs import Length, TaskKnobs
 from palimpsest.tasks.task import (
     IGNORED_LABEL,
     PADDING_DOCUMENT,
@@ -37,7 +38,7 @@ _NEAR = 64
 _LONGEST_SEARCHED = 1 << 18
 
 
-class TextSpec(BaseModel):
+class TextSpec(TaskKnobs):
     """The knobs that all tasks in text have.
 
     Attributes:
@@ -47,18 +48,10 @@ class TextSpec(BaseModel):
         min_length, max_length: range of the training rows' lengths; rows are padded to ``max_length``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     prose: Annotated[str, Field(min_length=1)] = "noise"
     sentences: Annotated[int, Field(ge=16, le=65_536)] = 2_048
-    min_length: Annotated[int, Field(ge=1)] = 512
-    max_length: Annotated[int, Field(ge=1)] = 1_024
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "TextSpec":
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length {self.min_length} exceeds max_length {self.max_length}")
-        return self
+    min_length: Length = 512
+    max_length: Length = 1_024
 
 
 class Question(NamedTuple):
