@@ -165,7 +165,7 @@ def test_agreement_of_all_seeds_at_the_ceiling_is_no_more_certain_than_the_items
         spec, "accuracies", many(1.0, n=40), {"ask": "asked", "arm": "ridge", "groups": {"all": {"depth": None}}}
     )
     number = found.quantities["all"](0.95)
-    assert number.low == pytest.approx(0.025 ** (1 / 200))  # Clopper and Pearson, 200 of 200
+    assert number.low == pytest.approx(0.025 ** (1 / 40))  # Clopper and Pearson, 40 of 40: five seeds, the same items
     assert number.high == 1.0
     assert number.seeds == 5
 
@@ -371,11 +371,14 @@ def test_the_newest_value_is_set_against_one_out_of_date(spec):
     assert found.facts["1 rewrites, same segment: newest minus old"].mean == pytest.approx(30 / 50 - 20 / 50)
 
 
+EACH = 60
+
+
 def drops(own, other):
-    """Items whose needle is in segment 0, 1 or 2 of 4; ``own`` and ``other`` are right answers under a drop, of 30."""
+    """Items whose needle is in segment 0, 1 or 2 of 4; ``own`` and ``other`` are right answers under a drop, of 60."""
     items = []
     for seed in SEEDS:
-        for at in range(90):
+        for at in range(3 * EACH):
             segment = at % 3
             place = {"length": 64, "distance": 64 - 1 - (segment * 16 + 8), "needle_start": segment * 16 + 3}
             items.append(item(at, True, seed=seed, **place))
@@ -394,19 +397,19 @@ LOCATED = {
 
 
 @pytest.mark.parametrize(
-    ("own", "other", "expected"), [(0, 30, "PASS"), (15, 30, "FAIL"), (0, 20, "FAIL"), (1, 29, "INCONCLUSIVE")]
+    ("own", "other", "expected"), [(0, 60, "PASS"), (30, 60, "FAIL"), (0, 40, "FAIL"), (2, 58, "INCONCLUSIVE")]
 )
 def test_the_segment_of_the_needle_and_no_other_carries_the_answer(spec, own, other, expected):
     given = {"ask": "asked", "arm": "ridge", "floor": 0.01}
     found = measured(spec, "segment_drops", drops(own, other), given)
     assert verdict(LOCATED, found) == expected
-    assert found.quantities["removed"](0.95).mean == pytest.approx(1 - (own / 30 - 0.01) / 0.99)
-    assert found.quantities["largest_other"](0.95).mean == pytest.approx(1 - other / 30)
+    assert found.quantities["removed"](0.95).mean == pytest.approx(1 - (own / EACH - 0.01) / 0.99)
+    assert found.quantities["largest_other"](0.95).mean == pytest.approx(1 - other / EACH)
 
 
 def test_all_other_segments_are_bounded_at_once(spec):
-    found = measured(spec, "segment_drops", drops(0, 30), {"ask": "asked", "arm": "ridge"})
-    alone = stats.binomtest(300, 300).proportion_ci(1 - 0.05 / 3, method="wilson")  # 60 items under 5 seeds
+    found = measured(spec, "segment_drops", drops(0, EACH), {"ask": "asked", "arm": "ridge"})
+    alone = stats.binomtest(120, 120).proportion_ci(1 - 0.05 / 3, method="wilson")  # 120 items, whatever the seeds
     assert found.quantities["largest_other"](0.95).high == pytest.approx(1 - alone.low, abs=0.005)
 
 

@@ -187,20 +187,20 @@ def _means(a: Answers, b: Answers) -> tuple[list[float], list[float]]:
     return list(first.values()), [second[seed] for seed in first]
 
 
-def _one_each(of: Answers) -> Answers:
-    """Return one answer for each haystack and seed, if several questions were asked about one.
+def _one_each(of: Answers, *, agree: bool) -> Answers:
+    """Return one answer for each haystack and seed; where all answers ``agree``, one for each haystack.
 
-    Exact intervals of a proportion take answers as independent; the others are counted by ``_by_haystack``.
+    Exact intervals of a proportion take answers as independent; the others are counted by ``_by_haystack``, which has
+    nothing to go by where all agree: there, seeds that answer the same items are no more evidence than one of them.
     """
-    places = {pair: place for place, pair in enumerate(zip(of.seeds, of.clusters, strict=True))}
-    if len(places) == len(of.values):
-        return of
-    return of.taken(places.values())
+    keys = of.clusters if agree else list(zip(of.seeds, of.clusters, strict=True))
+    places = {key: place for place, key in enumerate(keys)}
+    return of if len(places) == len(of.values) else of.taken(places.values())
 
 
 def _over_items(of: Answers, level: float) -> Estimate:
     """Return the interval over items alone, of these checkpoints."""
-    one = _one_each(of)
+    one = _one_each(of, agree=len(set(of.values)) == 1)
     found = replace(estimate(one.values, method="clopper_pearson", level=level), mean=float(np.mean(of.values)))
     return _cut(_reaching(found, _by_haystack(of, level)), 0.0)
 
@@ -212,7 +212,8 @@ def _changes(a: Answers, b: Answers) -> Answers:
 def _changed_over_items(a: Answers, b: Answers, level: float) -> Estimate:
     """Return a - b of pairs over items alone, of these checkpoints."""
     changes = _changes(a, b)
-    pairs = contrast(_one_each(a).values, _one_each(b).values, level=level)
+    agree = len(set(zip(a.values, b.values, strict=True))) == 1
+    pairs = contrast(_one_each(a, agree=agree).values, _one_each(b, agree=agree).values, level=level)
     return _cut(_reaching(replace(pairs, mean=float(np.mean(changes.values))), _by_haystack(changes, level)), -1.0)
 
 
