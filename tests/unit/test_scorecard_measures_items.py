@@ -334,8 +334,8 @@ def test_a_map_counts_the_answers_of_its_smallest_cell(spec):
     found = measured(spec, "smallest_cell", items, {"ask": "asked", "arms": ["ridge"], "bins": 4})
     assert found.quantities["answers"](0.95).mean == 25
     assert found.quantities["items"](0.95).mean == 5
-    widest = max(stats.binomtest(k, 25).proportion_ci(method="wilson") for k in (10, 15))
-    assert found.quantities["half_width"](0.95).mean == pytest.approx((widest.high - widest.low) / 2)
+    # five seeds that answer five items alike know of five items: two or three right ones say nearly nothing
+    assert found.quantities["half_width"](0.95).mean == pytest.approx(0.5)
     assert [line.name for line in found.figure.series] == ["ridge, 64 tokens", "ridge, 256 tokens"]
     assert [fact.mean for name, fact in found.facts.items() if "shown below 0.9" in name] == [8]
     right = [each.model_copy(update={"exact": True}) for each in items]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from palimpsest.records import FigureRecord, ItemRecord, Series
 from palimpsest.schema import Closed
-from palimpsest.statistics import benjamini_hochberg, estimate
+from palimpsest.statistics import benjamini_hochberg
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Cells, scored, select
@@ -40,7 +40,7 @@ class MapGiven(Closed):
 
 
 def smallest_cell(findings: Findings, given: MapGiven) -> Measured:
-    """Map accuracy by length and depth, answers of all seeds together, with Wilson intervals.
+    """Map accuracy by length and depth, with intervals over seeds that are at least as wide as those over items.
 
     Quantities, counted over all cells of all arms: ``answers``, the smallest number behind a cell; ``items``, the
     smallest number of different items; ``half_width``, the largest half of a 95 % interval.
@@ -50,15 +50,18 @@ def smallest_cell(findings: Findings, given: MapGiven) -> Measured:
         items = select(findings, given.ask, arm, given.cells)
         for length in sorted({item.length for item in items}):
             row = _by_depth([item for item in items if item.length == length], given.bins)
-            shown = [estimate([float(item.exact) for item in cell]) for cell in row]
+            shown = [accuracy(scored(cell))(0.95) for cell in row]
             cells += list(zip(row, shown, strict=True))
             depths = [float(np.mean([item.depth for item in cell])) for cell in row]
             lines.append(series(f"{arm}, {length} tokens", zip(depths, shown, strict=True), dots=True))
-    pvalues = [float(stats.binom.cdf(round(each.mean * each.n), each.n, given.level)) for _, each in cells]
+    # an item counts once, however many seeds have answered it
+    different = [len({item.item_id for item in cell}) for cell, _ in cells]
+    shares = zip((number.mean for _, number in cells), different, strict=True)
+    pvalues = [float(stats.binom.cdf(round(share * count), count, given.level)) for share, count in shares]
     below = int(np.sum(benjamini_hochberg(pvalues) <= given.rate))
     numbers = {
-        "answers": float(min(number.n for _, number in cells)),
-        "items": float(min(len({item.item_id for item in cell}) for cell, _ in cells)),
+        "answers": float(min(len(cell) for cell, _ in cells)),
+        "items": float(min(different)),
         "half_width": max((number.high - number.low) / 2 for _, number in cells),
     }
     quantities = {name: count_of(value, len(cells)) for name, value in numbers.items()}
@@ -71,8 +74,8 @@ def smallest_cell(findings: Findings, given: MapGiven) -> Measured:
         figure=FigureRecord(
             title="Right answers by depth and length",
             caption=(
-                f"Every point is a cell of at least {numbers['answers']:g} answers (all seeds) with its Wilson "
-                "interval; depth 0 is furthest from the question. A map is exploratory: claims rest on the curves."
+                f"Every point is a cell of at least {numbers['answers']:g} answers (all seeds) with its 95 % "
+                "interval over seeds; depth 0 is furthest from the question. A map explores; claims rest on curves."
             ),
             x_label="depth of the needle",
             y_label="share of answers",
