@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from palimpsest.records import ItemRecord, ProfileRecord, Provenance
-from palimpsest.statistics import decide, estimate, parse_rule
+from palimpsest.statistics import decide, estimate, logistic_curve, parse_rule
 from palimpsest.study.scorecard.findings import Findings
+from palimpsest.study.scorecard.measures import curves
 from palimpsest.study.scorecard.measures.answers import Answers, paired
 from palimpsest.study.scorecard.measures.base import Missing
 from palimpsest.study.scorecard.measures.items import ITEM_MEASURES
@@ -327,6 +328,19 @@ def test_capacity_is_read_off_the_curve_over_pairs(spec):
     assert verdict(rule, found) == "PASS"
     one_only = measured(spec, "accuracy_curve", loads(lambda k: 0.95 if k == 1 else 0.2), NEEDLES)
     assert verdict(rule, one_only) == "FAIL"
+
+
+def test_a_stricter_level_draws_more(spec, monkeypatch):
+    asked = []
+
+    def drawn(x, y, *, resamples, **rest):
+        asked.append(resamples)
+        return logistic_curve(x, y, resamples=50, **rest)
+
+    monkeypatch.setattr(curves, "logistic_curve", drawn)
+    found = measured(spec, "accuracy_curve", loads(lambda k: 1 / (1 + (k / 32) ** 4)), NEEDLES)
+    found.quantities["lowest"](0.996)
+    assert asked[-1] == 10_000, "40 draws must lie outside the band"
 
 
 def test_a_map_counts_the_answers_of_its_smallest_cell(spec):

@@ -124,6 +124,8 @@ def test_a_state_in_bfloat16(rounded, expected):
     rule = {"kind": "equivalent", "margin": 0.02}
     findings = Findings(spec(), mechanism=records)
     assert verdict(findings, "mechanism_precision", {"memory": "linear"}, rule) == expected
+    recalled = measured(findings, "mechanism_precision", {"memory": "linear"}).quantities["float32"]
+    assert recalled(0.95).mean == pytest.approx(0.8, abs=0.01)
     with pytest.raises(Missing, match="after 10 segments; it was after 64, 1000"):
         measured(findings, "mechanism_precision", {"memory": "linear", "updates": 10})
 

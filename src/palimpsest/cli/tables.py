@@ -1,5 +1,6 @@
 """Tables of results for a terminal; the numbers come from records and estimates."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,9 @@ def plan_table(estimates: "Sequence[StageEstimate]", jobs: int, *, timing: bool)
     if timing and left:
         seconds = {each.stage.name: each.seconds or 0.0 for each in left}
         makespan = max(slot.end for slot in schedule([each.stage for each in estimates], seconds, jobs))
-        unknown = [each.stage.name for each in left if each.seconds is None]
-        beside = f", beside {', '.join(unknown)}" if unknown else ""
+        unknown = Counter(each.stage.kind for each in left if each.seconds is None)
+        stages = ", ".join(f"{count} of kind {kind}" for kind, count in unknown.items())
+        beside = f", beside stages that cannot be timed before: {stages}" if unknown else ""
         summary += f" About {duration(makespan)} from now with {jobs} jobs{beside}."
     return table, summary
 

@@ -1,5 +1,6 @@
 """Accuracy along an axis: distance, compressions, or how many pairs were told."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Annotated
@@ -20,6 +21,9 @@ from palimpsest.study.scorecard.measures.quantities import facts_of, series
 BINS = 8
 """Groups of equally many answers that are drawn beside a curve where x takes more values."""
 
+TAIL = 40
+"""Bootstrap draws outside a band, at the least: a level corrected for many claims leaves few of a thousand."""
+
 LABELS = {"distance": "tokens between the needle and the answer", "compressions": "writes since the needle"}
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -39,7 +43,7 @@ class CurveGiven(Closed):
         crossings: by name, the accuracies whose place on the axis is wanted.
         at: by name, values of x whose accuracy is wanted.
         ratios: by name, two values of x: the accuracy at the first over that at the second.
-        resamples: of the bootstrap.
+        resamples: of the bootstrap, more where the level leaves too few draws outside.
     """
 
     ask: tuple[AskName, ...] = Field(min_length=1)
@@ -73,8 +77,9 @@ def accuracy_curve(findings: Findings, given: CurveGiven) -> Measured:
     def curve(level: float) -> LogisticCurve:
         shape = Shape(min(given.knots, distinct), given.floor)
         clusters, seeds = of.haystacks(), list(of.seeds)
+        draws = max(given.resamples, math.ceil(TAIL / (1 - level)))
         return logistic_curve(
-            places, of.values, shape=shape, clusters=clusters, seeds=seeds, level=level, resamples=given.resamples
+            places, of.values, shape=shape, clusters=clusters, seeds=seeds, level=level, resamples=draws
         )
 
     def crossing(share: float) -> Quantity:
