@@ -4,10 +4,10 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeGuard, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from palimpsest.errors import InputError, nearest
 
@@ -16,6 +16,23 @@ class Closed(BaseModel):
     """A schema that is immutable and refuses keys it does not know, infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Sparse(Closed):
+    """A schema that leaves its ``later`` fields out of what it writes as long as they have their defaults.
+
+    So the digest of a file that never named them, from before there were any, stays the same.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_what_nobody_chose(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content, fields = serialize(self), type(self).model_fields
+        left_out = {
+            name for name in self.later if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return {key: content[key] for key in content if key not in left_out}
 
 
 C = TypeVar("C", bound=BaseModel)

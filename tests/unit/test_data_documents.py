@@ -190,7 +190,9 @@ def test_hub_documents_are_those_of_the_local_files(tmp_path, monkeypatch):
     assert list(documents(FINEWEB)) == expected
     assert asked == [("HuggingFaceFW/fineweb", "sample-10BT", "train", "0123abc", True)]
     assert list(documents(FINEWEB.model_copy(update={"limit": 2}))) == expected[:2]
-    with pytest.raises(InputError, match=r"row 1 has no column 'body' \(its columns: text, id, dump"):
+    with pytest.raises(
+        InputError, match=r"dataset 'HuggingFaceFW/fineweb' has no column 'body' \(its columns: text, id,"
+    ):
         list(documents(FINEWEB.model_copy(update={"text_column": "body"})))
 
 
@@ -201,7 +203,7 @@ def test_a_stream_that_breaks_off_says_where(monkeypatch):
         yield {"text": "one"}
         raise TimeoutError("the server went away")
 
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(rows))
     monkeypatch.setattr("palimpsest.data.hub.resolve_revision", lambda *_: None)
     stream = documents(FINEWEB)
     assert next(stream) == Document("train#1", "one")

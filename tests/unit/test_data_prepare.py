@@ -109,6 +109,16 @@ def test_the_fingerprint_is_that_of_the_content(prepared, corpus, tmp_path):
     assert len({prepared.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
+def test_the_fingerprint_of_what_was_prepared_before_stays_the_same(prepared, corpus, tmp_path):
+    assert prepared.fingerprint == "1950c55d7c4781d4bf57a116db8c9929e45324dda30b9d087fc087dd83d35b99"
+    addresses = CorpusSpec(limit=20, heldout_fraction=0.2)
+    found = prepare_corpus(addresses, TokenizerSpec(vocab_size=512), tmp_path / "addresses")
+    assert found.fingerprint == "8564476a0ec138023b4087b9c09ebb0e8070369ff12fe9aeb1c4caa790d9eff4"
+    given = TokenizerSpec(path=str(found.tokenizer_directory))
+    made = prepare_corpus(corpus, given, tmp_path / "given")
+    assert made.fingerprint == "6043ae554f41ae7371736851e08b8d03cfc740ddd1bfc8f189a97e1868018357"
+
+
 def test_a_given_tokenizer_and_a_large_vocabulary(corpus, tmp_path):
     words = {word: number for number, word in enumerate([END_OF_TEXT, "?", *(f"w{n}" for n in range(70_000)), "green"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="?"))
@@ -230,7 +240,7 @@ def test_held_out_documents_of_a_least_length(prepared):
 
 
 def test_progress_counts_up_to_all_documents(tmp_path, monkeypatch):
-    monkeypatch.setattr("palimpsest.data.prepare.BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr("palimpsest.data.tokenising.BATCH_CHARACTERS", 1000)
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "green " * 100}) + "\n" for _ in range(5)))
     calls: list[tuple[int, int]] = []
     spec = CorpusSpec(source=str(tmp_path / "a.jsonl"), heldout_fraction=0)

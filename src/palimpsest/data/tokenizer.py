@@ -1,6 +1,5 @@
 """Tokenizers: any Hugging Face tokenizer, or a byte-level BPE trained on the corpus."""
 
-import copy
 import hashlib
 import json
 import re
@@ -173,19 +172,35 @@ def document_encoder(tokenizer: "PreTrainedTokenizerBase") -> Callable[[Sequence
     What looks like a special token inside a document is encoded as the characters it is made of, so that no
     text can forge a document boundary.
     """
+    return encoder_of(encoding_part(tokenizer))
+
+
+def encoding_part(tokenizer: "PreTrainedTokenizerBase") -> "str | PreTrainedTokenizerBase":
+    """Return what :func:`encoder_of` needs, and another process can be sent.
+
+    That is the description of a tokenizer of the library ``tokenizers``, for which that process does without
+    transformers, or else the tokenizer itself.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+    return tokenizer.backend_tokenizer.to_str() if isinstance(tokenizer, PreTrainedTokenizerFast) else tokenizer
+
+
+def encoder_of(part: "str | PreTrainedTokenizerBase") -> Callable[[Sequence[str]], list[list[int]]]:
+    """Return the document encoder of a tokenizer, of which ``part`` is the :func:`encoding_part`."""
+    if not isinstance(part, str):
 
         def encode_in_python(texts: Sequence[str]) -> list[list[int]]:
-            encoded = tokenizer(
+            encoded = part(
                 list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
             )
             return encoded["input_ids"]  # type: ignore[return-value]
 
         return encode_in_python
 
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(part)
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
