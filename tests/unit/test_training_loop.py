@@ -78,8 +78,8 @@ def poison(monkeypatch, steps, *, loss=None):
     original = loop.accumulate_gradients
     calls = iter(range(1, 10**6))
 
-    def accumulate(model, batches, *, bfloat16=False):
-        value = original(model, batches, bfloat16=bfloat16)
+    def accumulate(model, batches, *, bfloat16=False, segments=None):
+        value = original(model, batches, bfloat16=bfloat16, segments=segments)
         if next(calls) not in steps:
             return value
         if loss is not None:
@@ -129,6 +129,15 @@ def test_metrics_and_provenance_say_what_was_done(finished, data, prepared):
     assert origin.recipe_sha256 == recipe(data).digest()
     assert origin.data_fingerprint == prepared.fingerprint
     assert origin.parameters == sum(p.numel() for p in pretrained_model(finished / "checkpoints/step-6").parameters())
+
+
+def test_gradient_norms_are_those_before_clipping(finished, data, tmp_path):
+    train(recipe(data, clip_norm=1e-4), tmp_path)
+    free, clipped = records(finished)[0], records(tmp_path)[0]  # before the first update all weights are equal
+    assert clipped.grad_norm == free.grad_norm > 1e-3
+    assert clipped.layers == free.layers
+    assert free.layers[0].grad_norm > 1e-3
+    assert free.row_length == 96
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])

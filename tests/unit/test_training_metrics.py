@@ -100,9 +100,38 @@ def test_layers_without_memory_have_gradients_alone():
     model(batch().input_ids, labels=batch().labels).loss.backward()
     memory, full = layer_metrics(model, batch())
     assert memory.gates
-    assert full == LayerMetrics(layer=1, kind="full", grad_norm=full.grad_norm)
-    gradients = torch.cat([p.grad.flatten() for p in model.model.layers[1].parameters()])
-    assert full.grad_norm == pytest.approx(gradients.norm().item(), rel=1e-5)
+    assert full == LayerMetrics(
+        layer=1,
+        kind="full",
+        grad_norm=full.grad_norm,
+        attention_grad_norm=full.attention_grad_norm,
+        mlp_grad_norm=full.mlp_grad_norm,
+    )
+
+
+def test_gradients_of_a_layer_are_told_as_a_whole_and_by_part():
+    model = network(pattern=["memory", "full"], memory={"kind": "linear"})
+    model(batch().input_ids, labels=batch().labels).loss.backward()
+    for block, found in zip(model.model.layers, layer_metrics(model, batch()), strict=True):
+        for module, norm in (
+            (block, found.grad_norm),
+            (block.self_attn, found.attention_grad_norm),
+            (block.mlp, found.mlp_grad_norm),
+        ):
+            assert norm == pytest.approx(
+                torch.cat([p.grad.flatten() for p in module.parameters()]).norm().item(), rel=1e-5
+            )
+    gate = model.model.layers[0].self_attn.gate.bias
+    described = layer_metrics(model, batch())[0]
+    assert described.gate_bias == tuple(gate.tolist())
+    assert described.gate_bias_grad == tuple(gate.grad.tolist())
+    assert any(gate.grad.tolist())
+
+
+def test_gates_without_a_gradient_have_none():
+    described = layer_metrics(network(gate={"kind": "hard_sigmoid", "init": 1.0}), batch())[0]
+    assert described.gate_bias == (1.0, 1.0)
+    assert described.gate_bias_grad == ()
 
 
 def test_looking_changes_nothing():

@@ -6,7 +6,7 @@ from palimpsest.data import CorpusSpec
 from palimpsest.records import Provenance, read_json
 from palimpsest.schema import parse
 from palimpsest.training import MixtureData, PasskeyData, Recipe, load_recipe
-from palimpsest.training.recipe import DataSpec, TasksData
+from palimpsest.training.recipe import DataSpec, NeedlesData, StoriesSpec, SummariesData, TasksData
 from palimpsest.training.run import CHECKPOINTS, PROVENANCE, RECIPE
 from palimpsest.training.state import STATE, Progress
 
@@ -61,14 +61,26 @@ def _data(data: DataSpec) -> str:
         )
     if isinstance(data, PasskeyData):
         return f"passkey prompts of at most {data.max_length:,} tokens"
+    if isinstance(data, SummariesData):
+        pairs = data.pairs
+        texts = (
+            f"stories of {pairs.words:,} words" if isinstance(pairs, StoriesSpec) else f"texts of {_name(pairs.source)}"
+        )
+        return f"{texts} with their summaries, in rows of {data.row_length:,} tokens"
+    if isinstance(data, NeedlesData):
+        return f"{data.prompts.kind} needle prompts, {data.packing}, in rows of {data.sequence_length:,} tokens"
     source = "a prepared corpus" if data.corpus is None else _corpus(data.corpus)
     return f"{source}, in rows of {data.sequence_length:,} tokens"
 
 
 def _corpus(corpus: CorpusSpec) -> str:
     """Name a corpus, without the folders of this machine."""
-    source = Path(corpus.source).name if Path(corpus.source).is_absolute() else corpus.source
+    source = _name(corpus.source)
     return source if corpus.config is None else f"{source} ({corpus.config})"
+
+
+def _name(source: str) -> str:
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _provenance_rows(provenance: Provenance) -> list[Row]:

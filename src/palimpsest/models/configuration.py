@@ -15,6 +15,9 @@ from palimpsest.schema import parse
 class PalimpsestConfig(LlamaConfig):
     """A LLaMA configuration with an ``attention`` block (see ``palimpsest.attention.AttentionSpec``).
 
+    ``residual_initializer_range`` is the standard deviation of new weights of ``o_proj`` and ``down_proj``; None:
+    ``initializer_range``, as for all others.
+
     Raises:
         InputError: an attention block that does not fit its schema, or sizes that contradict each other.
     """
@@ -22,6 +25,7 @@ class PalimpsestConfig(LlamaConfig):
     model_type = "palimpsest"
 
     attention: Any = None  # a mapping; its own schema says more than ``@strict`` could
+    residual_initializer_range: float | None = None
 
     def __post_init__(self, **kwargs):
         """Fill in the defaults of the attention block, so that what is saved is complete."""

@@ -6,8 +6,11 @@ from palimpsest.records.base import Record
 class LayerMetrics(Record):
     """State of one layer at one logged step.
 
-    ``gates``, ``memory_norm`` (Frobenius norm of M) and ``normaliser_min`` / ``normaliser_max`` (smallest and largest
-    denominator of a read) have one value per head and are empty for layers and memories that have none.
+    ``grad_norm`` is the norm of the gradient of all weights of the layer before clipping, ``attention_grad_norm`` and
+    ``mlp_grad_norm`` those of its two parts without their norms (gates are part of the attention). ``gates``,
+    ``memory_norm`` (Frobenius norm of M) and ``normaliser_min`` / ``normaliser_max`` (smallest and largest denominator
+    of a read) have one value per head and are empty for layers and memories that have none; so have ``gate_bias``, the
+    learned logits of the gates, and ``gate_bias_grad``, the gradient there.
     """
 
     layer: int
@@ -17,12 +20,17 @@ class LayerMetrics(Record):
     memory_norm: tuple[float, ...] = ()
     normaliser_min: tuple[float, ...] = ()
     normaliser_max: tuple[float, ...] = ()
+    attention_grad_norm: float | None = None
+    mlp_grad_norm: float | None = None
+    gate_bias: tuple[float, ...] = ()
+    gate_bias_grad: tuple[float, ...] = ()
 
 
 class StepRecord(Record):
     """One line of ``metrics.jsonl``: the optimizer step with this number has been taken (or skipped).
 
-    ``loss`` is in nats per labelled token, before the update; ``tokens`` counts input tokens since the run began.
+    ``loss`` is in nats per labelled token, before the update; ``tokens`` counts input tokens since the run began;
+    ``row_length`` is how many a row of the update has.
     """
 
     step: int
@@ -34,6 +42,7 @@ class StepRecord(Record):
     skipped: int
     seconds: float
     layers: tuple[LayerMetrics, ...] = ()
+    row_length: int | None = None
 
 
 class CostRecord(Record):

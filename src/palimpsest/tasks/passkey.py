@@ -26,9 +26,8 @@ from palimpsest.tasks.task import (
     Score,
     Span,
     Split,
-    classify_number,
     padded_row,
-    rank_of_first,
+    score_number,
 )
 from palimpsest.tasks.templates import Tokenizer, cut_pieces
 
@@ -200,23 +199,7 @@ class Passkey:
         Raises:
             ValueError: the number of log-probabilities is not the number of candidates.
         """
-        logprobs = np.asarray(output.candidate_logprobs, dtype=np.float64)
-        if logprobs.shape != (len(sample.candidates),):
-            raise ValueError(f"{len(sample.candidates)} candidates need as many log-probabilities: {logprobs.shape}")
-        error_class = classify_number(output.text, sample.answer)
-        contains = sample.answer in output.text
-        if not np.isfinite(logprobs).all():
-            error_class = "not_finite"
-        return Score(
-            output=output.text,
-            exact=error_class == "correct",
-            contains=contains,
-            recall=float(contains),
-            error_class=error_class,
-            rank=rank_of_first(logprobs),
-            candidates=logprobs.size,
-            answer_logprob=float(logprobs[0]),
-        )
+        return score_number(sample, output)
 
     def _filler_begins(self, label: str) -> tuple[int, int]:
         """Return with which sentence the filler begins before and after the needle."""

@@ -48,6 +48,8 @@ class Sample:
         others: values that the haystack gives for something else: to name one is to have found the wrong place.
         facts: the other coordinates of the item: ``needles``, ``distractors``, ``hops`` and whatever a task varies.
         new_tokens: tokens that a model may say.
+        generated: tokens that are generated, where a model is let go on: an answer is exact by its first
+            ``new_tokens``, and contains by all.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Sample:
     others: tuple[str, ...]
     facts: Mapping[str, float | str]
     new_tokens: int
+    generated: int | None = None
 
     @property
     def length(self) -> int:
@@ -175,10 +178,12 @@ class Output:
         text: the greedily generated continuation of the prompt, decoded.
         candidate_logprobs: [candidates] teacher-forced log-probability in nats of each of
             ``Sample.candidates`` after the prompt, summed over its tokens, in their order.
+        whole: the continuation with what came after ``text``, where the model was let go on.
     """
 
     text: str
     candidate_logprobs: Sequence[float] | NDArray[np.floating]
+    whole: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,3 +271,30 @@ def classify_number(text: str, answer: str) -> ErrorClass:
 def rank_of_first(logprobs: NDArray[np.floating]) -> int:
     """Return the rank (1 is best) of the first entry; ties and not-a-number count against it."""
     return 1 + int(np.count_nonzero(~(logprobs[1:] < logprobs[0])))
+
+
+def score_number(sample: Sample, output: Output) -> Score:
+    """Score an answer that is a number: is the first integer of the text the whole answer, and how does it rank?
+
+    Ties in log-probability count against the answer.
+
+    Raises:
+        ValueError: the number of log-probabilities is not the number of candidates.
+    """
+    logprobs = np.asarray(output.candidate_logprobs, dtype=np.float64)
+    if logprobs.shape != (len(sample.candidates),):
+        raise ValueError(f"{len(sample.candidates)} candidates need as many log-probabilities: {logprobs.shape}")
+    error_class = classify_number(output.text, sample.answer)
+    contains = sample.answer in output.text
+    if not np.isfinite(logprobs).all():
+        error_class = "not_finite"
+    return Score(
+        output=output.text,
+        exact=error_class == "correct",
+        contains=contains,
+        recall=float(contains),
+        error_class=error_class,
+        rank=rank_of_first(logprobs),
+        candidates=logprobs.size,
+        answer_logprob=float(logprobs[0]),
+    )

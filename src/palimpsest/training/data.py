@@ -11,8 +11,19 @@ from torch import Tensor
 from palimpsest.data import load_tokenizer
 from palimpsest.data.tokenizer import vocabulary_size
 from palimpsest.errors import InputError
-from palimpsest.training.recipe import MixtureData, PasskeyData, Recipe, TasksData, TextData
+from palimpsest.training.needles import NeedleRows, require_positions
+from palimpsest.training.recipe import (
+    LengthStage,
+    MixtureData,
+    NeedlesData,
+    PasskeyData,
+    Recipe,
+    SummariesData,
+    TasksData,
+    TextData,
+)
 from palimpsest.training.rows import PADDING_DOCUMENT, MixedRows, PasskeyRows, Rows, TextRows, padding_token
+from palimpsest.training.summaries import SummaryRows
 from palimpsest.training.tasks import TaskRows, symbolic_tokenizer
 
 if TYPE_CHECKING:
@@ -61,12 +72,14 @@ class BatchSource:
         tokenizer: the tokenizer they were made with.
         batch_size: rows per update, all ranks and micro-batches together.
         accumulation: micro-batches per update.
+        curriculum: stages of updates for which rows are cut into shorter ones.
     """
 
     rows: Rows
     tokenizer: "PreTrainedTokenizerBase"
     batch_size: int
     accumulation: int
+    curriculum: tuple[LengthStage, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -89,6 +102,15 @@ class BatchSource:
         start = step * self.batch_size + (rank * self.accumulation + micro) * size
         return range(start, start + size)
 
+    def length_at(self, step: int) -> int | None:
+        """Return the tokens of the parts that rows are cut into for an update; None: they are not cut."""
+        end = 0
+        for stage in self.curriculum:
+            end += stage.steps
+            if step < end:
+                return stage.sequence_length
+        return None
+
     def batch(self, step: int, micro: int = 0, *, rank: int = 0, world: int = 1) -> Batch:
         """Return one micro-batch of an update.
 
@@ -96,6 +118,9 @@ class BatchSource:
             InputError: the batch cannot be divided evenly.
         """
         rows = [self.rows.row(index) for index in self.indices(step, micro, rank=rank, world=world)]
+        length = self.length_at(step)
+        if length is not None:
+            rows = [part for row in rows for part in row.cut(length)]
         input_ids, labels, document_ids, weights = zip(*rows, strict=True)
         return Batch(
             *(torch.from_numpy(np.stack(column)) for column in (input_ids, labels, document_ids)),
@@ -120,11 +145,20 @@ def batch_source(recipe: Recipe, directory: Path, *, init: Path | None, segment_
     if isinstance(data, TasksData):
         tokenizer = _tasks_tokenizer(data, init)
         rows = TaskRows(data, recipe.seed, tokenizer, segment_length=segment_length)
+    elif isinstance(data, SummariesData):
+        tokenizer = load_tokenizer(_directory(data.tokenizer, init))
+        rows = SummaryRows(data, recipe.seed, tokenizer, directory)
+    elif isinstance(data, NeedlesData):
+        if init is not None:
+            require_positions(data, init)
+        tokenizer = load_tokenizer(_directory(data.tokenizer, init))
+        rows = NeedleRows(data, recipe.seed, tokenizer, directory=directory, segment_length=segment_length)
     else:
         rows, tokenizer = _text_rows(data, recipe.seed, directory, init, segment_length)
     if init is not None:
         _require_same_vocabulary(tokenizer, load_tokenizer(init), f"the data and the checkpoint {init}")
-    return BatchSource(rows, tokenizer, training.batch_size, training.accumulation)
+    curriculum = data.curriculum if isinstance(data, TextData) else ()
+    return BatchSource(rows, tokenizer, training.batch_size, training.accumulation, curriculum)
 
 
 def _text_rows(
@@ -143,6 +177,13 @@ def _text_rows(
             rows = MixedRows(text_rows, rows, data.passkey_fraction, padding_token(tokenizer))
     assert rows is not None  # one of the three kinds
     return rows, tokenizer
+
+
+def _directory(given: Path | None, init: Path | None) -> Path:
+    """Return the directory of the tokenizer that data name, or that of the checkpoint the run starts from."""
+    directory = given or init
+    assert directory is not None  # the schema sees to it
+    return directory
 
 
 def _tasks_tokenizer(data: TasksData, init: Path | None) -> "PreTrainedTokenizerBase":

@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from palimpsest.data import IGNORED
 from palimpsest.errors import InputError
-from palimpsest.models import PalimpsestForCausalLM
+from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
 from palimpsest.records import LayerMetrics, Provenance, StepRecord, write_json
 from palimpsest.training.checkpoint import Checkpoints, disk_full_as_input_error, resolve_checkpoint
 from palimpsest.training.console import Interrupted, progress_bar, stop_on_signals
@@ -27,7 +28,7 @@ from palimpsest.training.data import Batch, BatchSource, batch_source
 from palimpsest.training.metrics import MetricsLog, layer_metrics
 from palimpsest.training.optimizer import build_optimizer, set_learning_rates
 from palimpsest.training.provenance import provenance
-from palimpsest.training.recipe import Recipe
+from palimpsest.training.recipe import Recipe, truncation_fault
 from palimpsest.training.run import CHECKPOINTS, DATA, METRICS, PROVENANCE, claim
 from palimpsest.training.state import (
     Learner,
@@ -38,6 +39,7 @@ from palimpsest.training.state import (
     read_checkpoint,
     write_checkpoint,
 )
+from palimpsest.training.truncation import Passage, cut, longest_stream, passages, whole
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,12 @@ class _Run:
         training, (model, optimizer), step = self.recipe.training, self.learner, self.progress.step
         rates = set_learning_rates(optimizer, step, training)
         batches = [self.source.batch(step, micro) for micro in range(training.accumulation)]
-        loss = accumulate_gradients(model, batches, bfloat16=training.precision == "bfloat16")
+        loss = accumulate_gradients(
+            model,
+            batches,
+            bfloat16=training.precision == "bfloat16",
+            segments=training.backpropagate_segments,
+        )
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         taken = math.isfinite(loss) and math.isfinite(norm)
@@ -117,7 +124,7 @@ class _Run:
             nn.utils.clip_grads_with_norm_(model.parameters(), training.clip_norm, norm)
             optimizer.step()
             if layers is not None:
-                self.log.append(self._record(loss, rates, float(norm), layers))
+                self.log.append(self._record(loss, rates, float(norm), layers, batches[0].input_ids.shape[1]))
         optimizer.zero_grad()
         if not taken:
             self._skipped(loss, float(norm))
@@ -164,7 +171,7 @@ class _Run:
             self.last_good = self.progress
 
     def _record(
-        self, loss: float, rates: tuple[float, float], norm: float, layers: tuple[LayerMetrics, ...]
+        self, loss: float, rates: tuple[float, float], norm: float, layers: tuple[LayerMetrics, ...], row_length: int
     ) -> StepRecord:
         return StepRecord(
             step=self.progress.step,
@@ -176,6 +183,7 @@ class _Run:
             skipped=self.progress.skipped,
             seconds=self.progress.seconds,
             layers=layers,
+            row_length=row_length,
         )
 
     def _skipped(self, loss: float, norm: float) -> None:
@@ -195,7 +203,9 @@ class _Run:
         )
 
 
-def accumulate_gradients(model: PalimpsestForCausalLM, batches: list[Batch], *, bfloat16: bool = False) -> float:
+def accumulate_gradients(
+    model: PalimpsestForCausalLM, batches: list[Batch], *, bfloat16: bool = False, segments: int | None = None
+) -> float:
     """Add to the parameters' gradients that of the mean loss over a whole batch, and return that loss.
 
     Losses of the layers themselves are means over rows: they add to the gradient, and not to the loss that is returned,
@@ -205,6 +215,7 @@ def accumulate_gradients(model: PalimpsestForCausalLM, batches: list[Batch], *, 
         model: the model, on its device.
         batches: the micro-batches.
         bfloat16: compute under autocast; weights and gradients stay float32.
+        segments: through how many segments gradients flow (see ``palimpsest.training.truncation``); None: all.
 
     Returns:
         Nats per labelled token, each weighted as its row is.
@@ -213,31 +224,59 @@ def accumulate_gradients(model: PalimpsestForCausalLM, batches: list[Batch], *, 
     rows = sum(len(batch.input_ids) for batch in batches)
     losses = []
     for batch in batches:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-            nats, auxiliary = weighted_loss(model, batch.to(model.device))
-        loss = nats / total
-        losses.append(loss.detach())
-        if auxiliary is not None:
-            loss = loss + auxiliary * (len(batch.input_ids) / rows)
-        loss.backward()
+        cache: PalimpsestCache | None = None
+        for passage in passages_of(model, batch, segments):
+            if passage.begins:
+                cache = PalimpsestCache(model.config) if passage.goes_on else None
+            # a part without a label is only read
+            learns = cache is None or bool((passage.targets != IGNORED).any())
+            with (
+                torch.set_grad_enabled(learns),
+                torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16),
+            ):
+                nats, auxiliary = weighted_loss(model, passage.to(model.device), cache)
+            loss = nats / total
+            losses.append(loss.detach())
+            if auxiliary is not None:
+                loss = loss + auxiliary * (len(batch.input_ids) / rows)
+            if learns:
+                loss.backward()
+            if cache is not None and passage.goes_on:
+                cut(cache, passage.goes_on)
     return float(torch.stack(losses).sum())
 
 
-def weighted_loss(model: PalimpsestForCausalLM, batch: Batch) -> tuple[Tensor, Tensor | None]:
+def passages_of(model: PalimpsestForCausalLM, batch: Batch, segments: int | None) -> Iterable[Passage]:
+    """Return what a micro-batch is processed in: all of it at once, unless a stream has more segments than that."""
+    spec = model.config.attention_spec
+    reset = spec.documents == "reset"
+    if segments is not None and longest_stream(batch, reset=reset) > segments * spec.segment_length:
+        return passages(batch, segments * spec.segment_length, reset=reset)
+    # padding has no label, but a layer's own loss is of all tokens
+    return [whole(batch, batch.document_ids if spec.has_own_loss else batch.model_documents())]
+
+
+def weighted_loss(
+    model: PalimpsestForCausalLM, passage: Passage, cache: PalimpsestCache | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return the weighted sum of the negative log-likelihoods of all labelled tokens, in nats, and the layers' losses.
 
     The vocabulary is computed only where there is a label, which is the same loss: in a fine-tuning batch few have one.
-    The losses of the layers themselves are a mean over the rows of the batch; None if no layer has one.
+    The losses of the layers themselves are a mean over the rows of the batch; None if no layer has one. ``cache`` is
+    what the rows go on from, updated; None if they neither go on from anything nor will be gone on from.
     """
-    # padding has no label, but a layer's own loss is of all tokens
-    documents = batch.document_ids if model.config.attention_spec.has_own_loss else batch.model_documents()
-    outputs = model.model(input_ids=batch.input_ids, document_ids=documents, use_cache=False)
-    hidden = outputs.last_hidden_state
-    targets = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    outputs = model.model(
+        input_ids=passage.input_ids,
+        document_ids=passage.document_ids,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    targets = passage.targets.flatten()
     places = (targets != IGNORED).nonzero()[:, 0]
-    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, places))
-    losses = F.cross_entropy(logits.float(), targets[places], reduction="none")
-    return (losses * batch.weights[places // hidden.shape[1]]).sum(), outputs.auxiliary_loss
+    logits = model.lm_head(outputs.last_hidden_state.flatten(0, 1).index_select(0, places))
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(exact, targets[places], reduction="none")
+    return (losses * passage.weights.flatten()[places]).sum(), outputs.auxiliary_loss
 
 
 def recompute_activations(model: PalimpsestForCausalLM) -> None:
@@ -261,6 +300,9 @@ def _open(recipe: Recipe, run_dir: Path, resume: Path | None) -> _Run:
         model = new_model(model_config(recipe.model, source.vocab_size, source.tokenizer), recipe.seed)
     else:
         model = pretrained_model(init)
+        fault = truncation_fault(model.config.attention_spec)
+        if recipe.training.backpropagate_segments is not None and fault is not None:
+            raise InputError(f"{init}: {fault}.")
         segment_length = model.config.attention_spec.segment_length
         source = batch_source(recipe, run_dir / DATA, init=init, segment_length=segment_length)
         _require_vocabulary(model, source, init)

@@ -79,27 +79,34 @@ def layer_metrics(model: PalimpsestForCausalLM, batch: Batch) -> tuple[LayerMetr
     spec = model.config.attention_spec
     metrics = []
     for number, block in enumerate(model.model.layers):
-        layer = LayerMetrics(layer=number, kind=spec.kind(number), grad_norm=gradient_norm(block))
+        layer = LayerMetrics(
+            layer=number,
+            kind=spec.kind(number),
+            grad_norm=gradient_norm(block),
+            attention_grad_norm=gradient_norm(block.get_submodule("self_attn")),
+            mlp_grad_norm=gradient_norm(block.get_submodule("mlp")),
+        )
         metrics.append(_with_memory(layer, views[number]) if number in views else layer)
     return tuple(metrics)
 
 
 def _with_memory(layer: LayerMetrics, view: MemoryView) -> LayerMetrics:
     """Add what there is to say of a memory and its gates."""
-    gates = _floats(view.gates)
-    if view.state is None or not isinstance(view.layer, MemoryAttention):
-        return layer.model_copy(update={"gates": gates})
-    memory = view.layer.build_memory()
-    divided_by = memory.denominators(view.state, view.queries)
-    return LayerMetrics(
-        layer=layer.layer,
-        kind=layer.kind,
-        grad_norm=layer.grad_norm,
-        gates=gates,
-        memory_norm=_floats(memory.matrix(view.state)[0].flatten(-2).norm(dim=-1)),
-        normaliser_min=() if divided_by is None else _floats(divided_by[0].amin(-1)),
-        normaliser_max=() if divided_by is None else _floats(divided_by[0].amax(-1)),
-    )
+    bias = view.layer.gate.bias
+    found = {
+        "gates": _floats(view.gates),
+        "gate_bias": _floats(bias.detach()),
+        "gate_bias_grad": () if bias.grad is None else _floats(bias.grad),
+    }
+    if view.state is not None and isinstance(view.layer, MemoryAttention):
+        memory = view.layer.build_memory()
+        divided_by = memory.denominators(view.state, view.queries)
+        found |= {
+            "memory_norm": _floats(memory.matrix(view.state)[0].flatten(-2).norm(dim=-1)),
+            "normaliser_min": () if divided_by is None else _floats(divided_by[0].amin(-1)),
+            "normaliser_max": () if divided_by is None else _floats(divided_by[0].amax(-1)),
+        }
+    return layer.model_copy(update=found)
 
 
 def _floats(tensor: Tensor) -> tuple[float, ...]:

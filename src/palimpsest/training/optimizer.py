@@ -9,29 +9,34 @@ from torch.optim import AdamW
 from palimpsest.errors import InputError
 from palimpsest.training.recipe import TrainingSpec
 
-GATE_PARTS = (".self_attn.gate.", ".self_attn.memory.", ".self_attn.strength.", ".self_attn.search.")
+GATE = ".self_attn.gate."
+GATE_PARTS = (GATE, ".self_attn.memory.", ".self_attn.strength.", ".self_attn.search.")
 EMBEDDING = "embed_tokens."
 WEIGHTS, GATES = "weights", "gates"
+GROUPS = ("matrices", "vectors", "gates")
 
 
 def build_optimizer(model: nn.Module, spec: TrainingSpec) -> AdamW:
     """Return AdamW over three groups (Loshchilov & Hutter 2019, arXiv 1711.05101).
 
     ``matrices``: decayed. ``vectors``: norms, biases and embeddings (tied ones included), not decayed. ``gates``: gates
-    and what a memory learns, not decayed, at a rate of their own: at the rate of the weights a gate hardly moves.
+    and what a memory learns, at a rate of their own: at the rate of the weights a gate hardly moves. The gates among
+    them are decayed by ``gate_weight_decay``, and form a group of their own if that is not zero.
     """
-    members: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "gates": []}
+    members: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        members[group_of(name, parameter)].append(parameter)
+        group = group_of(name, parameter)
+        gate_decay = spec.gate_weight_decay if GATE in name else 0.0
+        decay = {"matrices": spec.weight_decay, "vectors": 0.0, "gates": gate_decay}[group]
+        members.setdefault((group, decay), []).append(parameter)
     groups = [
         {
-            "params": parameters,
+            "params": members[name, decay],
             "name": name,
             "rate": GATES if name == "gates" else WEIGHTS,
-            "weight_decay": spec.weight_decay if name == "matrices" else 0.0,
+            "weight_decay": decay,
         }
-        for name, parameters in members.items()
-        if parameters
+        for name, decay in sorted(members, key=lambda member: GROUPS.index(member[0]))
     ]
     return AdamW(groups, lr=spec.learning_rate, betas=spec.betas, fused=True)
 

@@ -3,24 +3,32 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from palimpsest.attention.spec import AttentionSpec
 from palimpsest.data import CorpusSpec, TokenizerSpec
-from palimpsest.schema import Closed, parse_yaml
+from palimpsest.data.needles import StoredNeedles
+from palimpsest.data.summaries import PairsSpec
+from palimpsest.schema import Closed, Sparse, parse_yaml
 from palimpsest.tasks import PasskeySpec, TaskSpec
+from palimpsest.tasks.needles import IntendedNeedles, PublishedNeedles
+from palimpsest.training.spec import TrainingSpec, truncation_fault
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class ModelSpec(Closed):
-    """Sizes of a new model, with LLaMA's names, and how it attends. The vocabulary is that of the tokenizer.
+class ModelSpec(Sparse):
+    """Sizes of a new model, with LLaMA's names, and how it attends.
 
     ``intermediate_size`` is 8/3 of the hidden size, rounded up to a multiple of 8, unless given; ``head_dim`` is the
-    hidden size divided by the number of heads, and the number of key-value heads that of the heads.
+    hidden size divided by the number of heads, and the number of key-value heads that of the heads. ``vocab_size`` is
+    that of the tokenizer unless given, and then at least that. ``residual_initializer_range`` is the standard deviation
+    of new weights that add to the residual stream (``o_proj``, ``down_proj``), ``initializer_range`` unless given.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"vocab_size", "residual_initializer_range"})
 
     hidden_size: Count
     num_hidden_layers: Count
@@ -28,9 +36,11 @@ class ModelSpec(Closed):
     num_key_value_heads: Count | None = None
     head_dim: Count | None = None
     intermediate_size: Count | None = None
+    vocab_size: Count | None = None
     rms_norm_eps: float = Field(default=1e-5, gt=0.0)
     rope_theta: float = Field(default=10_000.0, gt=0.0)
     initializer_range: float = Field(default=0.02, gt=0.0)
+    residual_initializer_range: float | None = Field(default=None, gt=0.0)
     tie_word_embeddings: bool = True
     attention: AttentionSpec = AttentionSpec()
 
@@ -70,18 +80,42 @@ class ModelSpec(Closed):
         return self.intermediate_size or -(-8 * self.hidden_size // 24) * 8
 
 
-class TextData(Closed):
+class LengthStage(Closed):
+    """So many updates on rows of so many tokens."""
+
+    steps: Count
+    sequence_length: Annotated[int, Field(ge=2)]
+
+
+class TextData(Sparse):
     """Running text in rows of ``sequence_length`` tokens.
 
     Either ``directory``, a corpus that has been prepared, or ``corpus`` and ``tokenizer``, which are prepared when the
     run begins: into ``directory`` if given, else into the run's own directory.
+
+    With a ``curriculum`` the first updates have shorter rows, stage by stage, and the rest those of
+    ``sequence_length``. A shorter row is a part of a long one, so that every update has the tokens that it would have
+    without a curriculum, in more rows; ``batch_size`` counts the long ones.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"curriculum"})
 
     kind: Literal["text"] = "text"
     sequence_length: Annotated[int, Field(ge=2)]
     directory: Path | None = None
     corpus: CorpusSpec | None = None
     tokenizer: TokenizerSpec | None = None
+    curriculum: tuple[LengthStage, ...] = ()
+
+    @model_validator(mode="after")
+    def _stages_divide_a_row(self) -> Self:
+        for stage in self.curriculum:
+            if self.sequence_length % stage.sequence_length or stage.sequence_length == self.sequence_length:
+                raise ValueError(
+                    f"a stage of the curriculum has rows of {stage.sequence_length} tokens; it must be a proper "
+                    f"divisor of sequence_length {self.sequence_length}, so that every update has equally many tokens"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_source(self) -> Self:
@@ -113,6 +147,12 @@ class MixtureData(Closed):
     passkey: PasskeyData
     passkey_fraction: float = Field(gt=0.0, lt=1.0)
     answer_weight: float = Field(default=1.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _rows_of_one_length(self) -> Self:
+        if self.text.curriculum:
+            raise ValueError("text.curriculum is for rows of text alone (kind: text), not for a mixture")
+        return self
 
 
 class WeightedTask(Closed):
@@ -166,59 +206,73 @@ class TasksData(Closed):
         return (self.documents, self.repeats, *(rest * each.weight for each in self.tasks))
 
 
-DataSpec = Annotated[TextData | PasskeyData | MixtureData | TasksData, Field(discriminator="kind")]
+class StoriesSpec(Closed):
+    """Stories of at least ``words`` words with their gold summaries; see ``palimpsest.tasks.stories.StorySpec``."""
+
+    kind: Literal["stories"] = "stories"
+    words: Count
+    people: Count = 4
+    rooms: Count = 5
+    objects: Count = 4
+    event_share: float = Field(default=0.3, gt=0.0, le=1.0)
 
 
-class TrainingSpec(Closed):
-    """How a model is trained.
+class SummariesData(Closed):
+    """Documents with their summaries, labelled on the summary and its end of text alone.
 
     Attributes:
-        steps: number of updates.
-        batch_size: rows per update, whatever the number of micro-batches.
-        accumulation: micro-batches an update is computed in.
-        learning_rate: peak rate of all weights but the gates.
-        gate_learning_rate: peak rate of gates and of quantities that a memory learns; they have no weight decay. With
-            0 they stay where they began.
-        weight_decay: of matrices only; norms and embeddings have none.
-        betas: AdamW's decay rates of its two moments.
-        warmup_steps: updates of linear warmup, followed by a cosine.
-        final_fraction: where the cosine ends, as a fraction of the peak.
-        clip_norm: largest norm of all gradients together.
-        precision: ``bfloat16`` computes under autocast; weights, moments and memories are float32 in either case.
-        checkpoint_every: updates between two checkpoints.
-        keep_checkpoints: how many of the newest are kept.
-        log_every: updates between two lines of ``metrics.jsonl``.
-        max_bad_steps: updates in a row that may be skipped for a loss or gradient that is not finite.
-        gradient_checkpointing: recompute activations in the backward pass.
+        row_length: tokens in a row, which holds one document, the cue and one summary; shorter ones are padded.
+        pairs: where documents and summaries come from; held-out groups are left out.
+        cue: the text between a document and its summary.
+        long_documents: what becomes of a document that does not fit: ``refuse`` the set, ``cut`` the document's end,
+            or ``drop`` the pair.
+        tokenizer: a directory, such as a checkpoint; by default that of the checkpoint the run starts from.
     """
 
-    steps: Count
-    batch_size: Count
-    accumulation: Count = 1
-    learning_rate: float = Field(gt=0.0)
-    gate_learning_rate: float = Field(default=1e-2, ge=0.0)
-    weight_decay: float = Field(default=0.1, ge=0.0)
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
-    clip_norm: float = Field(default=1.0, gt=0.0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_every: Count = 500
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
-    log_every: Count = 10
-    max_bad_steps: Count = 10
-    gradient_checkpointing: bool = False
+    kind: Literal["summaries"] = "summaries"
+    row_length: Annotated[int, Field(ge=4)]
+    pairs: Annotated[PairsSpec | StoriesSpec, Field(discriminator="kind")]
+    cue: str = Field(default="\n\nSummary:\n", min_length=1)
+    long_documents: Literal["refuse", "cut", "drop"] = "refuse"
+    tokenizer: Path | None = None
+
+
+class NeedlesData(Closed):
+    """Needle prompts with their answers, to fine-tune on, in rows of ``sequence_length`` tokens.
+
+    Attributes:
+        prompts: a set that exists (``stored``), or one that is generated in the ``published`` or the ``intended`` form.
+        packing: ``whole`` puts one prompt in a row and refuses one that does not fit; ``padded`` cuts it; ``packed``
+            cuts the stream of all prompts, so that a key and its question may come to lie in different rows, as the
+            code of arXiv 2512.23862 does.
+        loss: of the ``answer`` alone, or of ``all`` tokens, the filler included, as there.
+        end_of_text: whether every prompt is closed by the end-of-text token; there it is not.
+        tokenizer: a directory, such as a checkpoint; by default that of the checkpoint the run starts from.
+    """
+
+    kind: Literal["needles"] = "needles"
+    sequence_length: Annotated[int, Field(ge=2)]
+    prompts: Annotated[StoredNeedles | PublishedNeedles | IntendedNeedles, Field(discriminator="kind")]
+    packing: Literal["packed", "padded", "whole"] = "whole"
+    loss: Literal["all", "answer"] = "answer"
+    end_of_text: bool = False
+    tokenizer: Path | None = None
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Self:
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be divided into {self.accumulation} equal micro-batches "
-                "(accumulation)"
-            )
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}")
+    def _rows_fit(self) -> Self:
+        if self.packing == "whole" and isinstance(self.prompts, IntendedNeedles):
+            longest = max(self.prompts.lengths) + self.end_of_text
+            if longest > self.sequence_length:
+                raise ValueError(
+                    f"sequence_length {self.sequence_length} is shorter than the longest prompts, {longest} tokens; "
+                    "make it that long, or let packing: padded cut them"
+                )
         return self
+
+
+DataSpec = Annotated[
+    TextData | PasskeyData | MixtureData | TasksData | SummariesData | NeedlesData, Field(discriminator="kind")
+]
 
 
 class Recipe(Closed):
@@ -238,8 +292,28 @@ class Recipe(Closed):
     def _one_beginning(self) -> Self:
         if (self.model is None) == (self.init is None):
             raise ValueError("give either model (sizes of a new one) or init (a checkpoint to start from)")
-        if isinstance(self.data, PasskeyData) and self.data.tokenizer is None and self.init is None:
+        lacking = isinstance(self.data, PasskeyData | SummariesData | NeedlesData) and self.data.tokenizer is None
+        if lacking and self.init is None:
             raise ValueError("data.tokenizer is needed, because there is no init whose tokenizer could be used")
+        return self
+
+    @model_validator(mode="after")
+    def _curriculum_ends(self) -> Self:
+        stages = self.data.curriculum if isinstance(self.data, TextData) else ()
+        steps = sum(stage.steps for stage in stages)
+        if stages and steps >= self.training.steps:
+            raise ValueError(
+                f"the stages of data.curriculum take {steps} of {self.training.steps} updates (training.steps) and "
+                "leave none for rows of sequence_length"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _truncation_has_no_other_loss(self) -> Self:
+        if self.training.backpropagate_segments is not None and self.model is not None:
+            fault = truncation_fault(self.model.attention)
+            if fault is not None:
+                raise ValueError(fault)
         return self
 
     def digest(self) -> str:

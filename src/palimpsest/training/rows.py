@@ -37,6 +37,21 @@ class Row(NamedTuple):
             self.weight,
         )
 
+    def cut(self, length: int) -> list["Row"]:
+        """Return the row in parts of ``length`` tokens, each a row of its own.
+
+        A part's first token has no label, since the part does not hold what it would be predicted from, and the
+        documents of a part are numbered from 0.
+        """
+        parts = []
+        for start in range(0, len(self.input_ids), length):
+            tokens, labels, documents = (column[start : start + length].copy() for column in self[:3])
+            labels[0] = IGNORED
+            real = documents >= 0
+            documents[real] -= documents[real].min(initial=np.iinfo(np.int64).max)
+            parts.append(Row(tokens, labels, documents, self.weight))
+        return parts
+
 
 class Rows(Protocol):
     """An endless, seeded sequence of rows.

@@ -27,6 +27,8 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 WEIGHTS = "model.safetensors"
 ONE_FILE = "1TB"
+RESIDUAL = (".o_proj", ".down_proj")
+"""Projections whose outputs are added to the residual stream."""
 
 
 class Progress(Closed):
@@ -57,9 +59,23 @@ class Learner(NamedTuple):
 def model_config(
     spec: ModelSpec, vocab_size: int, tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> PalimpsestConfig:
-    """Return the configuration of a new model, with the special tokens of a tokenizer if one is given."""
+    """Return the configuration of a new model, with the special tokens of a tokenizer if one is given.
+
+    Args:
+        spec: the sizes.
+        vocab_size: what the tokenizer needs; the model has this, or more where ``spec`` says so.
+        tokenizer: the tokenizer.
+
+    Raises:
+        InputError: the vocabulary that ``spec`` states is too small for the tokenizer.
+    """
+    if spec.vocab_size is not None and spec.vocab_size < vocab_size:
+        raise InputError(
+            f"model.vocab_size is {spec.vocab_size}, but the tokenizer has {vocab_size} tokens; make it at least that, "
+            "or leave it out."
+        )
     return PalimpsestConfig(
-        vocab_size=vocab_size,
+        vocab_size=spec.vocab_size or vocab_size,
         hidden_size=spec.hidden_size,
         intermediate_size=spec.size_of_mlp,
         num_hidden_layers=spec.num_hidden_layers,
@@ -69,6 +85,7 @@ def model_config(
         rms_norm_eps=spec.rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
         initializer_range=spec.initializer_range,
+        residual_initializer_range=spec.residual_initializer_range,
         tie_word_embeddings=spec.tie_word_embeddings,
         bos_token_id=_special_token(tokenizer, "bos_token_id"),
         eos_token_id=_special_token(tokenizer, "eos_token_id"),
@@ -95,6 +112,8 @@ def new_model(config: PalimpsestConfig, seed: int) -> PalimpsestForCausalLM:
                 continue  # the embedding, already drawn
             torch.default_generator.manual_seed(_stream(seed, name))
             model._init_weights(module)
+            if config.residual_initializer_range is not None and name.endswith(RESIDUAL):
+                module.get_parameter("weight").data.mul_(config.residual_initializer_range / config.initializer_range)
     return model
 
 
