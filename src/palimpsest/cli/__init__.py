@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from palimpsest.cli.align import register as register_align
 from palimpsest.cli.console import EchoHandler, say
 from palimpsest.cli.convert import register as register_convert
 from palimpsest.cli.data import data_app
@@ -77,6 +78,7 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 register_models(app)
+register_align(app)
 app.add_typer(probe_app, name="probe")
 register_convert(app)
 register_export(app)

@@ -43,6 +43,8 @@ def collect_scorecard(
             write_jsonl(records / path, found)
     for (arm, seed), phases in findings.steps.items():
         write_jsonl(records / "metrics" / f"{arm}-s{seed}.jsonl.gz", [step for phase in phases for step in phase])
+    for (arm, seed), found in findings.turns.items():
+        write_jsonl(records / "turns" / f"{arm}-s{seed}.jsonl", found)
     write_json(records / "scorecard.json", scorecard_record(findings, stages, root, deviations, opened))
     return write_scorecard(records, out / "report")
 

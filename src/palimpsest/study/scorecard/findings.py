@@ -28,6 +28,7 @@ from palimpsest.records import (
     read_json,
     read_jsonl,
 )
+from palimpsest.records.turns import TurnRecord
 from palimpsest.study.plan import Stage
 from palimpsest.study.scorecard.spec import ScorecardSpec
 from palimpsest.study.scorecard.texts import CORPUS
@@ -51,6 +52,7 @@ class Findings:
         costs: what states cost.
         steps: the metrics of every phase of an arm and seed, in order.
         provenance: of the last phase of an arm and seed.
+        turns: how far the weights of an arm and seed have turned from where its last phase began.
         mechanism, validity, audited, canaries, audit: as their records say.
         reruns: by arm, the digests of the weights of both trainings.
         failures: sentences on stages that are missing.
@@ -67,6 +69,7 @@ class Findings:
     costs: Sequence[StateCostRecord] = ()
     steps: Mapping[ArmSeed, Sequence[Sequence[StepRecord]]] = field(default_factory=dict)
     provenance: Mapping[ArmSeed, Provenance] = field(default_factory=dict)
+    turns: Mapping[ArmSeed, Sequence[TurnRecord]] = field(default_factory=dict)
     mechanism: Sequence[MechanismRecord] = ()
     validity: Sequence[ValidityRecord] = ()
     audited: Sequence[AuditRecord] = ()
@@ -140,6 +143,7 @@ class _Reader:
             "costs": [],
             "steps": {},
             "provenance": {},
+            "turns": {},
             "mechanism": [],
             "validity": [],
             "audited": [],
@@ -153,10 +157,12 @@ class _Reader:
         getattr(self, f"_read_{stage.kind}")(stage, directory)
 
     def read_phases(self, run: ArmSeed, phases: Sequence[Path]) -> None:
-        """Read the metrics of the phases of an arm and seed, in order, and the provenance of the last one."""
+        """Read the metrics of the phases of an arm and seed, in order, provenance and turns of the last one."""
         if phases:
             self.fields["steps"][run] = [list(read_jsonl(path / "metrics.jsonl", StepRecord)) for path in phases]
             self.fields["provenance"][run] = Provenance.model_validate(read_json(phases[-1] / "provenance.json"))
+            if (path := phases[-1] / "turns.jsonl").exists():
+                self.fields["turns"][run] = list(read_jsonl(path, TurnRecord))
 
     def _read_ask(self, stage: Stage, directory: Path) -> None:
         into = self.fields["items"].setdefault(stage.settings["named"], [])

@@ -109,9 +109,15 @@ def _train(stages: Stages, spec: ScorecardSpec, name: str, seed: int, trained: d
             "tasks": [_version(task) for task in phase.tasks],
             "training": phase.training.model_dump(mode="json") | changed,
         }
+        if phase.method is not None:
+            settings["method"] = _json(phase.method)
         inputs = [*_texts(stages, spec), *([] if before is None else [before])]
         before = stages.add("train", name, seed, settings, *inputs, label=phase_name)
     assert before is not None  # there is a phase
+    if arm.restore and arm.after is not None:
+        # the arm that it went on after lies behind its training, and so need not be an input of its own
+        settings = {"restore": sorted(arm.restore), "base": trained[arm.after].directory}
+        return stages.add("train", name, seed, settings, before, label="restore")
     return before
 
 

@@ -1,19 +1,21 @@
 """The file of a scorecard: arms and how they are trained, what they are asked, and the rule of every row."""
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from palimpsest.attention import AttentionSpec
 from palimpsest.data import CorpusSpec, TokenizerSpec
+from palimpsest.models.restore import Part
 from palimpsest.probes import parse_intervention
-from palimpsest.schema import Closed
+from palimpsest.schema import Closed, Sparse
 from palimpsest.statistics import Rule
 from palimpsest.study.naming import Name, digest
 from palimpsest.study.scorecard.ask import AskSpec
 from palimpsest.tasks import TaskSpec
 from palimpsest.tasks.symbolic.catalogue import SYMBOLIC_TASKS
+from palimpsest.training.alignment.recipe import MethodSpec, require_answers_only, require_whole_gradients
 from palimpsest.training.recipe import ModelSpec, TasksData, TrainingSpec
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,12 +29,27 @@ class CorpusText(Closed):
     sequence_length: Annotated[int, Field(ge=2)]
 
 
-class PhaseSpec(Closed):
-    """A part of the training: on what, and how. The rate is that of the arm times ``rate``."""
+class PhaseSpec(Sparse):
+    """A part of the training: on what, and how. The rate is that of the arm times ``rate``.
+
+    With a ``method`` it is an alignment, by TRL's loss, on tasks alone; see ``AlignmentRecipe``.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset({"method"})
 
     data: Annotated[TasksData | CorpusText, Field(discriminator="kind")]
     training: TrainingSpec
     rate: float = Field(default=1.0, gt=0)
+    method: MethodSpec | None = None
+
+    @model_validator(mode="after")
+    def _alignable(self) -> Self:
+        if self.method is not None:
+            if isinstance(self.data, CorpusText):
+                raise ValueError(f"the method {self.method.kind} learns from answers: give data of kind tasks")
+            require_answers_only(self.data)
+            require_whole_gradients(self.training)
+        return self
 
     @property
     def row_length(self) -> int:
@@ -45,7 +62,7 @@ class PhaseSpec(Closed):
         return [] if isinstance(self.data, CorpusText) else [each.task for each in self.data.tasks]
 
 
-class ArmSpec(Closed):
+class ArmSpec(Sparse):
     """One model: how it attends, its peak learning rate, and the phases of its training.
 
     Attributes:
@@ -56,7 +73,11 @@ class ArmSpec(Closed):
         model: sizes that differ from those of the study.
         training: what differs from the training of the phases.
         seeds: seeds of this arm; those of the study if None.
+        restore: parts of the model that get back, after its one phase, the weights of the arm that it went on
+            ``after``. An arm that differs in nothing else shares its training with this one.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"restore"})
 
     attention: AttentionSpec | None = None
     learning_rate: float = Field(gt=0)
@@ -65,11 +86,14 @@ class ArmSpec(Closed):
     model: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)
+    restore: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:
         if (self.attention is None) == (self.after is None):
             raise ValueError("give either attention (a new model) or after (the arm to start from)")
+        if self.restore and (self.after is None or len(self.phases) > 1):
+            raise ValueError("restore needs after (the arm whose weights are put back) and a single phase")
         return self
 
 
@@ -188,7 +212,7 @@ class RowSpec(Closed):
     primary: bool = False
 
 
-class ScorecardSpec(Closed):
+class ScorecardSpec(Sparse):
     """A whole scorecard.
 
     Without a corpus the documents and the tokenizer are symbolic. With one, its held-out documents are those of
@@ -197,6 +221,8 @@ class ScorecardSpec(Closed):
     Raises:
         ValueError: parts that contradict each other.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"corpus", "tokenizer"})
 
     kind: Literal["scorecard"]
     name: Name
@@ -229,6 +255,8 @@ class ScorecardSpec(Closed):
                 before = list(self.arms)
                 if before.index(arm.after) > before.index(name):
                     raise ValueError(f"{where} goes on after '{arm.after}', which must stand before it")
+            elif self.phases[arm.phases[0]].method is not None:
+                raise ValueError(f"{where} begins with the phase '{arm.phases[0]}', but an alignment needs a model")
             spec = self.attention(name)
             if spec.segment_length != self.segment_length:
                 raise ValueError(f"{where} has segments of {spec.segment_length}, the study of {self.segment_length}")
@@ -238,6 +266,8 @@ class ScorecardSpec(Closed):
             self._known("usage", self.usage.arms, self.arms, "arm")
         if self.rerun is not None:
             self._known("rerun", [self.rerun], self.arms, "arm")
+            if self.arms[self.rerun].restore:
+                raise ValueError(f"rerun names '{self.rerun}', which is not trained but restored; name another arm")
         for one, other in pairwise(sorted(row.id for row in self.rows)):
             if one == other:
                 raise ValueError(f"the row {one} is given twice")
@@ -276,12 +306,6 @@ class ScorecardSpec(Closed):
                     "the text of the corpus a phase of its own (kind: text)"
                 )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_absent_corpus(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a corpus that is not there: the digest of a study that never named one stays the same."""
-        content = serialize(self)
-        return {key: content[key] for key in content if key not in ("corpus", "tokenizer") or content[key] is not None}
 
     @staticmethod
     def _known(where: str, names: Any, there: Any, what: str) -> None:

@@ -38,6 +38,7 @@ from palimpsest.tasks.documents import stacked
 from palimpsest.tasks.symbolic.vocabulary import spelled
 from palimpsest.tasks.toys import Decode, Validity, validity
 from palimpsest.training import Recipe, resolve_checkpoint, train
+from palimpsest.training.alignment import AlignmentRecipe, align, restore_run, write_turns
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.state import WEIGHTS
 
@@ -48,6 +49,9 @@ TIMED_TOKENS = 256
 
 TIMINGS = 5
 """Timings of each length."""
+
+TURNS = "turns.jsonl"
+"""How far the weights of a training have turned from where it began, if it went on from another."""
 
 PARTS = "parts"
 """The folder of the batches of items that are answered already, until all are."""
@@ -87,8 +91,25 @@ def _corpus(stage: Stage, directory: Path, inputs: Inputs) -> None:
 
 
 def _train(stage: Stage, directory: Path, inputs: Inputs) -> None:
-    recipe = recipe_of_phase(stage.settings, stage.directory, init=inputs.get("train"), corpus=corpus_of(inputs))
-    train(recipe, directory)
+    before = inputs.get("train")
+    if "restore" in stage.settings:
+        assert before is not None  # an arm is restored after its training
+        base = directory.with_name(stage.settings["base"])
+        restore_run(before, base, stage.settings["restore"], directory)
+        before = base
+    else:
+        _train_phase(stage.settings, directory, init=before, corpus=corpus_of(inputs))
+    if before is not None:
+        write_turns(directory, before, directory / TURNS)
+
+
+def _train_phase(settings: Mapping[str, Any], run_dir: Path, *, init: Path | None, corpus: Path | None) -> Path:
+    """Train, or align if the phase has a method, and return the final checkpoint."""
+    if "method" not in settings:
+        return train(recipe_of_phase(settings, run_dir.name, init=init, corpus=corpus), run_dir)
+    recipe = {key: settings[key] for key in ("seed", "method", "data", "training")}
+    recipe |= {"name": run_dir.name, "init": str(init)}
+    return align(parse(AlignmentRecipe, recipe, run_dir.name), run_dir)
 
 
 def _ask(stage: Stage, directory: Path, inputs: Inputs) -> None:
@@ -226,7 +247,7 @@ def _rerun(stage: Stage, directory: Path, inputs: Inputs) -> None:
     last: Path | None = None
     for number, settings in enumerate(stage.settings["phases"]):
         run_dir = directory / f"phase-{number}"
-        last = train(recipe_of_phase(settings, run_dir.name, init=last, corpus=corpus_of(inputs)), run_dir)
+        last = _train_phase(settings, run_dir, init=last, corpus=corpus_of(inputs))
     assert last is not None  # there is a phase
     digests = [sha256_of(path / WEIGHTS) for path in (resolve_checkpoint(inputs["train"]), last)]
     write_json(directory / "rerun.json", {"first": digests[0], "again": digests[1]})

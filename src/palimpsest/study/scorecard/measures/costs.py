@@ -4,6 +4,7 @@ import math
 
 from pydantic import Field
 
+from palimpsest.models.compression import Heads, cache_numbers, equal_length, memory_numbers, store_numbers
 from palimpsest.probes.mechanism.numerics import FLOAT32_BYTES, numbers_kept
 from palimpsest.records import FigureRecord, Series, StateCostRecord
 from palimpsest.schema import Closed
@@ -90,27 +91,25 @@ def published_ratio(findings: Findings, given: RatioGiven) -> Measured:
     values after ``stored`` tokens over the same, 2 N / (d + 1); ``equal_at``, the context N at which its own cache is
     ``claimed`` times as large.
     """
-    heads, size = given.heads, given.head_dim
-    memory = given.layers * heads * size * (size + 1)
-    per_token = 2 * heads * size
-    store = given.stored * per_token + given.window * given.layers * per_token
-    own = given.stored * given.layers * per_token
+    model = Heads(given.layers, given.heads, given.head_dim)
+    memory = memory_numbers(model)
+    store = store_numbers(model, given.stored, given.window)
     quantities = {
         "against_store": count_of(store / memory, 1),
-        "against_cache": count_of(own / memory, 1),
-        "equal_at": count_of(given.claimed * (size + 1) / 2, 1),
+        "against_cache": count_of(cache_numbers(model, given.stored) / memory, 1),
+        "equal_at": count_of(equal_length(model, given.claimed), 1),
     }
     contexts = [2**power for power in range(10, 21)]
     points = [
         (float(context), Estimate(ratio, ratio, ratio, 1, "computed"))
         for context in contexts
-        if (ratio := context * given.layers * per_token / memory)
+        if (ratio := cache_numbers(model, context) / memory)
     ]
     figure = FigureRecord(
         title="How many times smaller the memory is than a cache of keys and values",
-        caption=f"{given.layers} layers of {heads} heads of {size}: {memory:,} numbers in the memory. The claim is "
-        f"{given.claimed:g}; {store / memory:.1f} is the ratio to a store of {given.stored:,} tokens in one layer and "
-        f"a window of {given.window:,} in each.",
+        caption=f"{given.layers} layers of {given.heads} heads of {given.head_dim}: {memory:,} numbers in the memory. "
+        f"The claim is {given.claimed:g}; {store / memory:.1f} is the ratio to a store of {given.stored:,} tokens in "
+        f"one layer and a window of {given.window:,} in each.",
         x_label="tokens of context, N",
         y_label="ratio to the model's own cache of N tokens",
         series=(series("own cache", points),),

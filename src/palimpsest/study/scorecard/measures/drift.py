@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from palimpsest.models.restore import Part
 from palimpsest.records import FigureRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate, logistic_slopes, slope
@@ -13,7 +14,7 @@ from palimpsest.statistics.seeds import wider
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, answers, paired, scored, select
 from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
-from palimpsest.study.scorecard.measures.numbers import accuracy, changes_apart, difference
+from palimpsest.study.scorecard.measures.numbers import accuracy, changes_apart, difference, over_seeds
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
 
@@ -72,6 +73,58 @@ def drift(findings: Findings, given: DriftGiven) -> Measured:
         ),
         sources=(f"items/{given.ask}", f"items/{given.window}"),
     )
+
+
+class TurnsGiven(Closed):
+    """Whose weights have turned: of ``arm``, and of ``against``, which went on from the same model; and which part."""
+
+    arm: ArmName
+    against: ArmName
+    part: Part = "query_key"
+
+
+def weight_turns(findings: Findings, given: TurnsGiven) -> Measured:
+    """Estimate how far the weights of a part have turned from those of the model that both arms went on from.
+
+    Quantities, means over the weights of the part, with t intervals over seeds: ``cosine``, of the arm with that model;
+    ``against``, of the other arm; ``difference``, the first minus the second, paired by seed.
+    """
+    mine, theirs = (_cosines(findings, arm, given.part) for arm in (given.arm, given.against))
+    both = [seed for seed in mine if seed in theirs]
+    if not both:
+        raise Missing(f"The turns of the weights of '{given.arm}' and '{given.against}' have no seed in common.")
+    quantities = {
+        "cosine": over_seeds([*mine.values()]),
+        "against": over_seeds([*theirs.values()]),
+        "difference": over_seeds([mine[seed] - theirs[seed] for seed in both]),
+    }
+    return Measured(
+        quantities=quantities,
+        facts=facts_of(quantities),
+        figure=FigureRecord(
+            title=f"Cosine of weights with what they were, by seed ({given.part})",
+            caption="Every point is the mean over the weights of the part of a trained model.",
+            x_label="seed",
+            y_label="cosine",
+            series=tuple(
+                Series(name=arm, x=tuple(map(float, found)), y=tuple(found.values()), points=True)
+                for arm, found in ((given.arm, mine), (given.against, theirs))
+            ),
+        ),
+        sources=("turns",),
+    )
+
+
+def _cosines(findings: Findings, arm: str, part: Part) -> dict[int, float]:
+    """Return the mean cosine of a part, by seed."""
+    found = {
+        seed: [turn.cosine for turn in turns if turn.part == part]
+        for (who, seed), turns in sorted(findings.turns.items())
+        if who == arm
+    }
+    if not found or not all(found.values()):
+        raise Missing(f"How far the weights of '{arm}' have turned ({part}) is not recorded.")
+    return {seed: math.fsum(cosines) / len(cosines) for seed, cosines in found.items()}
 
 
 class SizesGiven(Closed):
@@ -226,6 +279,7 @@ def _parameters(findings: Findings, arm: str, seed: int) -> float:
 
 DRIFT = {
     "drift": Measure(DriftGiven, drift),
+    "weight_turns": Measure(TurnsGiven, weight_turns),
     "effect_by_size": Measure(SizesGiven, effect_by_size),
     "slopes": Measure(WritesGiven, slopes),
 }

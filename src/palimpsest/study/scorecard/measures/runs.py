@@ -8,12 +8,23 @@ from palimpsest.study.scorecard.measures import (
     mechanism,
     predicted_capacity,
     records_of_runs,
+    training_dynamics,
     trainings,
 )
 from palimpsest.study.scorecard.measures.base import Measure
 
 RUN_MEASURES: dict[str, Measure] = {
     name: measure
-    for part in (mechanism, predicted_capacity, losses, trainings, gates, costs, contexts, records_of_runs)
+    for part in (
+        mechanism,
+        predicted_capacity,
+        losses,
+        trainings,
+        training_dynamics,
+        gates,
+        costs,
+        contexts,
+        records_of_runs,
+    )
     for name, measure in part.MEASURES.items()
 }

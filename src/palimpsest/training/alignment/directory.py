@@ -1,0 +1,159 @@
+"""The run directory of an alignment: whose it is, where it comes from, and what it says about preferences."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import takewhile
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from palimpsest.errors import InputError
+from palimpsest.models import PalimpsestForCausalLM
+from palimpsest.models.flops import flops_per_token
+from palimpsest.records import Provenance, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.records.base import Record
+from palimpsest.schema import first_difference
+from palimpsest.training.alignment.recipe import AlignmentRecipe, DpoSpec, load_alignment
+from palimpsest.training.alignment.rows import AlignmentRows
+from palimpsest.training.checkpoint import disk_full_as_input_error
+from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.run import LOCK, PROVENANCE
+
+ALIGNMENT = "alignment.yaml"
+"""The recipe of an alignment, in its run directory; ``recipe.yaml`` is that of a training."""
+
+PREFERENCES = "preferences.jsonl"
+
+ALSO = ("trl", "accelerate", "datasets")
+"""Packages that decide the result here, and not elsewhere."""
+
+REFERENCE_COST = 1 / 3
+"""Operations of the reference, which is only read, as a share of reading and learning."""
+
+
+class PreferenceRecord(Record):
+    """One line of ``preferences.jsonl``: what the pairs of the updates since the line before were worth on average.
+
+    A reward is beta times the log-probability of an answer minus that under the reference, in nats; ``accuracy`` is the
+    share of pairs whose chosen answer has the larger one, ``margin`` by how much. All are before the update.
+    """
+
+    step: int
+    chosen: float
+    rejected: float
+    accuracy: float
+    margin: float
+
+
+class PreferenceLog:
+    """``preferences.jsonl``: one line per logged update, appended as it happens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after ``step``, and what a crash has torn of them, so that they are written again."""
+        if not self.path.exists():
+            return
+        kept: list[PreferenceRecord] = []
+        with contextlib.suppress(InputError):  # the line that a crash has torn is the last
+            kept.extend(takewhile(lambda record: record.step <= step, read_jsonl(self.path, PreferenceRecord)))
+        write_jsonl(self.path, kept)
+
+    def append(self, record: PreferenceRecord) -> None:
+        """Add a line.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        with disk_full_as_input_error(self.path), open(self.path, "a", encoding="utf-8") as out:
+            out.write(record.model_dump_json() + "\n")
+
+
+@contextlib.contextmanager
+def claim_alignment(run_dir: Path, recipe: AlignmentRecipe) -> Iterator[None]:
+    """Hold a run directory for this process, making it if need be.
+
+    Raises:
+        InputError: it belongs to another recipe, holds something else, or another process is at work in it.
+    """
+    _require_own(run_dir, recipe)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
+        except BlockingIOError as error:
+            raise InputError(f"Another process is at work in {run_dir}; wait for it or choose another.") from error
+        _require_own(run_dir, recipe)  # it may have been made while we were looking
+        yield
+
+
+def _require_own(run_dir: Path, recipe: AlignmentRecipe) -> None:
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"{run_dir} is a file; give a directory for the run.")
+    if (run_dir / ALIGNMENT).exists():
+        there = load_alignment(run_dir / ALIGNMENT)
+        if there.digest() != recipe.digest():
+            different = first_difference(there.model_dump(mode="json"), recipe.model_dump(mode="json"))
+            assert different is not None  # the digests are of these values
+            key, old, new = different
+            raise InputError(
+                f"{run_dir} belongs to a different recipe: {key} is {old!r} there and {new!r} here; choose another run "
+                "directory, or delete this one."
+            )
+    elif run_dir.exists() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
+        raise InputError(f"{run_dir} holds other files and no alignment; give a new or empty directory.")
+
+
+def record_origin(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: AlignmentRows, run_dir: Path) -> None:
+    """Write recipe and provenance of a run that begins; of one that continues, check that its data are still the same.
+
+    A run begins when all that its recipe names was found to be good: until then the recipe may be mended.
+
+    Raises:
+        InputError: the data have changed, or the provenance is damaged.
+    """
+    if not (run_dir / ALIGNMENT).exists():
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_atomic(run_dir / ALIGNMENT, text)
+    path = run_dir / PROVENANCE
+    if not path.exists():
+        write_json(path, _provenance(recipe, model, rows))
+        return
+    try:
+        there = Provenance.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged; delete it, and the next call writes it anew.") from error
+    if there.data_fingerprint != rows.fingerprint:
+        raise InputError(
+            f"The data of {run_dir} have changed since the run began (fingerprint {rows.fingerprint[:12]}, then "
+            f"{there.data_fingerprint[:12]}); restore them, or choose another run directory."
+        )
+
+
+def _provenance(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: AlignmentRows) -> Provenance:
+    """Describe a run that is about to begin; ``flops`` counts the reference too, and rows of mean length."""
+    tokens = recipe.training.steps * recipe.training.batch_size * rows.mean_tokens
+    passes = 1 + REFERENCE_COST if isinstance(recipe.method, DpoSpec) else 1
+    commit, dirty = git_state(Path(__file__).parent)
+    return Provenance(
+        versions={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in (*PACKAGES, *ALSO)},
+        },
+        hardware=hardware(),
+        cores=cores(),
+        git_commit=commit,
+        git_dirty=dirty,
+        recipe_sha256=recipe.digest(),
+        data_fingerprint=rows.fingerprint,
+        seeds={"recipe": recipe.seed},
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        flops=passes * tokens * flops_per_token(model.config, rows.row_length),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
