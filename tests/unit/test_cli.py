@@ -22,6 +22,8 @@ COMMANDS = {
     "study plan": {"--out", "--seeds", "--only", "--jobs", "--threads", "--timing", "--no-timing"},
     "study report": {"--out"},
     "train": {"--out"},
+    "align": {"--out"},
+    "restore": {"--parts"},
     "eval": {"--tasks", "--list", "--lengths", "--depths", "--items", "--seed", "--shard", "--out"},
     "probe checkpoint": {
         "--interventions",
@@ -35,16 +37,30 @@ COMMANDS = {
     },
     "probe memory": {"--kinds", "--features", "--sizes", "--tests", "--out", "--seed", "--quick"},
     "probe profile": {"--prompt-file", "--documents", "--tokens", "--effect", "--out"},
+    "probe perplexity": {"--source", "--config", "--split", "--text-column", "--documents", "--words"}
+    | {"--interventions", "--out"},
     "probe text": {"--documents", "--tokens", "--tests", "--source", "--seed", "--out"},
     "generate": {"--prompt", "--prompt-file", "--ask", "--snapshot", "--from-snapshot"}
     | {"--max-new-tokens", "--temperature", "--seed"},
     "info": set(),
     "convert": {"--segment-length", "--memory", "--pattern", "--attention", "--gate-init"},
     "export": {"--title", "--license", "--base-model"},
-    "data prepare": {"--tokenizer", "--vocab-size", "--config", "--text-column", "--limit", "--heldout-fraction"},
+    "data prepare": {"--tokenizer", "--vocab-size", "--config", "--split", "--text-column", "--id-column", "--limit"}
+    | {"--heldout-fraction", "--workers"},
+    "data stats": {"--longer", "--json"},
     "data audit": {"--against", "--ngram", "--out", "--canaries", "--seed", "--boilerplate", "--heldout-fraction"}
     | {"--text-column", "--against-column"},
     "data benchmarks": {"--sets", "--from"},
+    "data needles": {
+        "--tokenizer",
+        "--form",
+        "--lengths",
+        "--count",
+        "--split",
+        "--segment-length",
+        "--row-length",
+        "--seed",
+    },
     "bench": {"--case", "--out"},
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "numpy", "scipy", "matplotlib", "pyarrow"}

@@ -6,10 +6,13 @@ from palimpsest.errors import InputError
 from palimpsest.records import ItemRecord, PositionLossRecord
 from palimpsest.schema import parse
 from palimpsest.study.claims import judge
+from palimpsest.study.plan import Evaluation
 from palimpsest.study.spec import ClaimSpec
 
 
-def item(arm, index, exact, *, seed=0, intervention="none", length=96, reachable=False):
+def item(
+    arm, index, exact, *, seed=0, intervention="none", length=96, reachable=False, depth=0.5, contains=None, **facts
+):
     return ItemRecord(
         task="passkey",
         version=1,
@@ -19,7 +22,7 @@ def item(arm, index, exact, *, seed=0, intervention="none", length=96, reachable
         checkpoint="c",
         intervention=intervention,
         length=length,
-        depth=0.5,
+        depth=depth,
         segment_length=32,
         needle_start=32,
         needle_end=64,
@@ -35,6 +38,8 @@ def item(arm, index, exact, *, seed=0, intervention="none", length=96, reachable
         rank=1,
         candidates=16,
         answer_logprob=-1.0,
+        contains=exact if contains is None else contains,
+        facts=facts,
     )
 
 
@@ -111,6 +116,43 @@ def test_lower_loss_from_a_position_on():
     assert verdict.verdict == "PASS"
     assert verdict.estimates["difference"].mean == pytest.approx(0.0955)
     assert verdict.items == ["position_loss/local-s0", "position_loss/ridge-s0"]
+
+
+TARGET = {"kind": "mean_at_least", "value": 0.9}
+
+
+def test_a_claim_counts_the_items_of_its_grid_and_of_its_models():
+    items = [item("ridge", i, True, grid="characters") for i in range(10)]
+    items += [item("ridge", i, False, grid="tokens") for i in range(10)]
+    items += [item("ridge", i, i < 5, grid="tokens", trained="pretrained") for i in range(10)]
+
+    def mean(**fields):
+        [verdict] = judge([claim(rule=TARGET, **fields)], items, [], main=Evaluation("characters", "finetuned"))
+        return verdict.estimates["estimate"].mean, verdict.items
+
+    assert mean(grid="characters") == (1.0, ["items/ridge-s0"])
+    assert mean(grid="tokens") == (0.0, ["grids/tokens/items/ridge-s0"])
+    assert mean(grid="tokens", trained="pretrained") == (0.5, ["grids/tokens-pretrained/items/ridge-s0"])
+    assert judge([claim(rule=TARGET)], items, []) == [], "no item belongs to the grid of a study that has one"
+
+
+def test_a_claim_counts_the_depths_and_lengths_it_names_and_lengths_as_the_study_file_names_them():
+    items = [item("ridge", i, True, length=340, depth=0.0, nominal=1024) for i in range(10)]
+    items += [item("ridge", 10 + i, False, length=340, depth=0.5, nominal=1024) for i in range(10)]
+    items += [item("ridge", 20 + i, False, length=1024, depth=0.0, nominal=4096) for i in range(10)]
+    [verdict] = judge([claim(rule=TARGET, lengths=[1024], depths=[0.0])], items, [])
+    assert (verdict.estimates["estimate"].mean, verdict.estimates["estimate"].n) == (1.0, 10)
+    [verdict] = judge([claim(rule=TARGET, lengths=[1024])], items, [])
+    assert verdict.estimates["estimate"].mean == 0.5
+
+
+def test_the_published_score_counts_a_key_anywhere_in_what_was_said():
+    items = [item("ridge", i, i < 2, contains=i < 8) for i in range(10)]
+    scores = {}
+    for score in ("exact", "contains"):
+        [verdict] = judge([claim(rule=TARGET, score=score)], items, [])
+        scores[score] = verdict.estimates["estimate"].mean
+    assert scores == {"exact": 0.2, "contains": 0.8}
 
 
 def test_a_claim_without_records_is_left_out():

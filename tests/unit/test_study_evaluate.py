@@ -1,5 +1,7 @@
 """Asking a model: ranking and generation through the cache equal one plain forward pass over the whole text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -156,6 +158,37 @@ def test_a_record_says_whose_exact_attention_reaches_a_needle(subject):
         last = (record.length - 2) // 8 * 8
         near = record.needle_end > last
         assert record.reachable_by == (("memory", "full") if near else ("full",))
+
+
+def test_a_model_that_is_let_go_on_is_exact_by_the_beginning_and_contains_by_the_whole(subject):
+    """The words that a copying model says are known: those of the plain passes, token by token."""
+    task, samples = items(1)
+    whole = [replace(sample, generated=9) for sample in samples]
+    for short, long, sample in zip(
+        evaluate_items(subject, task, samples, ()), evaluate_items(subject, task, whole, ()), samples, strict=True
+    ):
+        said = torch.tensor(sample.prompt_ids.tolist())[None]
+        for _ in range(9):
+            with torch.no_grad():
+                said = torch.cat([said, subject.model(said).logits[:, -1].argmax(-1)[None]], 1)
+        assert long.output == Blanks().decode(said[0, -9:].tolist())
+        assert (long.exact, long.rank, long.error_class) == (short.exact, short.rank, short.error_class)
+        assert short.output == long.output.split()[0]
+        later = replace(sample, candidates=(long.output.split()[-1], *sample.candidates[1:]), generated=9)
+        [found] = evaluate_items(subject, task, [later], ())
+        assert found.contains
+        assert not found.exact or found.answer == found.output.split()[0]
+
+
+def test_ranking_takes_few_candidates_at_a_time_where_the_past_is_large(model, prompts, monkeypatch):
+    candidates = torch.randint(0, 11, (5, 7, ANSWER), generator=torch.Generator().manual_seed(2))
+    logits, cache = read(model, prompts)
+    expected = rank_candidates(model, logits, cache, candidates)
+    monkeypatch.setattr(evaluate, "RANKED_BYTES", 2 * sum(cache.bytes()))
+    rows, ranked = [], evaluate._logprobs
+    monkeypatch.setattr(evaluate, "_logprobs", lambda *given: rows.append(given[3].shape[1]) or ranked(*given))
+    torch.testing.assert_close(rank_candidates(model, logits, cache, candidates), expected)
+    assert rows == [2, 2, 2, 1]
 
 
 def test_logits_that_are_not_finite_are_failures_and_are_named(subject):

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,22 +13,24 @@ from pydantic import Field, field_validator
 
 from palimpsest.attention.kinds import KINDS, exact_start
 from palimpsest.cli.console import progress
-from palimpsest.cli.item_files import ItemFiles, Setting
+from palimpsest.cli.item_files import ItemFiles, Place, Setting
 from palimpsest.cli.item_lengths import check_lengths, usual_lengths
 from palimpsest.cli.task_names import WantedTask, is_symbolic, parse_tasks
 from palimpsest.data import load_tokenizer
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestForCausalLM
-from palimpsest.probes import INTERVENTIONS, applicable
+from palimpsest.probes import INTERVENTIONS, applicable, parse_intervention
 from palimpsest.records import ItemRecord
 from palimpsest.schema import Closed
 from palimpsest.study.evaluate import Subject, evaluate_items
 from palimpsest.study.naming import digest
 from palimpsest.study.preregistration import TEST_SEEDS, log_opening, openings
+from palimpsest.study.streaming_eval import STREAMED_FROM, evaluate_streamed
 from palimpsest.tasks import Passkey, PasskeySpec, Task, TaskSpec, build_task
+from palimpsest.tasks.streamed import StreamedPasskey
 from palimpsest.training import MixtureData, PasskeyData, Recipe, load_recipe, resolve_checkpoint
 from palimpsest.training.checkpoint import sha256_of
-from palimpsest.training.recipe import TasksData, TextData
+from palimpsest.training.recipe import NeedlesData, SummariesData, TasksData, TextData
 from palimpsest.training.run import RECIPE
 from palimpsest.training.state import pretrained_model
 
@@ -219,10 +222,10 @@ def ask(checkpoint: Checkpoint, wanted: WantedTask, grid: Grid) -> Asked:
     subject, recipe = checkpoint
     segment = subject.model.config.attention_spec.segment_length
     spec = _spec(checkpoint, wanted, grid)
-    task = build_task(spec, subject.tokenizer, segment_length=segment)
+    task = _build(spec, subject.tokenizer, segment)
     trained = spec.max_length if isinstance(task, Passkey) else _trained_length(recipe, segment)
     lengths = grid.lengths or tuple(usual_lengths(task, trained))
-    check_lengths(task, lengths)
+    _check_lengths(task, lengths)
     depths = grid.depths
     if depths is None:
         depths = DEPTHS if isinstance(task, Passkey) else ()
@@ -269,20 +272,37 @@ def answer(subject: Subject, asked: Asked, out: Path, shard: Shard, say: Callabl
     with progress("tokens") as bars:
         bar = bars.add_task(asked.wanted.text, total=sum(_tokens(files, number) for number in mine))
         for number in mine:
-            samples = [
-                asked.task.sample(
-                    split="evaluation",
-                    seed=asked.setting.item_seed,
-                    index=place.number,
-                    length=place.length,
-                    depth=place.depth,
-                )
-                for place in files.batches[number]
-            ]
-            files.keep(number, evaluate_items(subject, asked.task, samples, asked.setting.interventions))
-            bars.advance(bar, _tokens(files, number))
+            states = out / "states" / f"{asked.setting.stem}-{number:05d}"
+            files.keep(number, _answer(subject, asked, files.batches[number], states, partial(bars.advance, bar)))
+            shutil.rmtree(states, ignore_errors=True)
     left = len(files.missing())
     return Answered([] if left else files.read(), files.path, len(files.batches), left, before)
+
+
+def _answer(
+    subject: Subject, asked: Asked, places: Sequence[Place], states: Path, advance: Callable[[int], None]
+) -> list[ItemRecord]:
+    """Answer one batch, in memory that does not grow with its items where that can be."""
+    task, setting = asked.task, asked.setting
+    length = places[0].length
+    reads = any(parse_intervention(name).needs_reads for name in setting.interventions)
+    coordinates = [
+        {"seed": setting.item_seed, "index": place.number, "length": length, "depth": place.depth} for place in places
+    ]
+    if isinstance(task, StreamedPasskey) and length >= STREAMED_FROM and not reads:
+        streamed = [task.stream(split="evaluation", **each) for each in coordinates]
+        return evaluate_streamed(
+            subject,
+            task,
+            streamed,
+            setting.interventions,
+            states=states,
+            listen=lambda columns: advance(columns * len(places)),
+        )
+    samples = [task.sample(split="evaluation", **each) for each in coordinates]
+    records = evaluate_items(subject, task, samples, setting.interventions)
+    advance(length * len(places))
+    return records
 
 
 def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -290,6 +310,27 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     return digest({key: value for key, value in rules.items() if key not in ("padding", "truncation")})
+
+
+def _build(spec: TaskSpec, tokenizer: "PreTrainedTokenizerBase", segment: int) -> Task:
+    """Return the task; the passkey as one whose items can be streamed."""
+    if isinstance(spec, PasskeySpec):
+        return StreamedPasskey(spec, tokenizer, segment_length=segment)
+    return build_task(spec, tokenizer, segment_length=segment)
+
+
+def _check_lengths(task: Task, lengths: Sequence[int]) -> None:
+    """Check that items of these lengths can be made, without making long ones where that can be.
+
+    Raises:
+        InputError: one cannot; the sentence names one that can.
+    """
+    short = lengths
+    if isinstance(task, StreamedPasskey):
+        short = [length for length in lengths if length < STREAMED_FROM]
+        for length in set(lengths) - set(short):
+            task.stream(split="evaluation", seed=0, index=0, length=length, depth=None)
+    check_lengths(task, short)
 
 
 def _spec(checkpoint: Checkpoint, wanted: WantedTask, grid: Grid) -> TaskSpec:
@@ -305,9 +346,9 @@ def _trained_length(recipe: Recipe | None, segment_length: int) -> int:
     data = None if recipe is None else recipe.data
     if isinstance(data, MixtureData):
         data = data.text
-    if isinstance(data, TextData):
+    if isinstance(data, TextData | NeedlesData):
         return data.sequence_length
-    if isinstance(data, TasksData):
+    if isinstance(data, TasksData | SummariesData):
         return data.row_length
     return data.max_length if isinstance(data, PasskeyData) else SEGMENTS * segment_length
 

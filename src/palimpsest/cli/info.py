@@ -10,9 +10,12 @@ from palimpsest.attention.sizes import Sizes
 from palimpsest.data import TokenizerSpec, load_tokenizer, open_corpus
 from palimpsest.data.tokenizer import vocabulary_size
 from palimpsest.errors import InputError
-from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
+from palimpsest.models import PalimpsestConfig
+from palimpsest.models.budget import TrainingMemory, parameter_count, training_memory
 from palimpsest.models.comparison import KindRow, compare, layer_bytes
+from palimpsest.models.compression import Compression, compression
 from palimpsest.models.flops import flops_per_token, forward_flops_per_token
+from palimpsest.tasks.needles import IntendedNeedles
 from palimpsest.tasks.symbolic.vocabulary import SIZE
 from palimpsest.training import (
     MixtureData,
@@ -23,7 +26,7 @@ from palimpsest.training import (
     model_config,
     resolve_checkpoint,
 )
-from palimpsest.training.recipe import TasksData
+from palimpsest.training.recipe import NeedlesData, SummariesData, TasksData
 from palimpsest.training.state import STATE, Progress
 
 DTYPE = torch.float32
@@ -34,12 +37,30 @@ LONGER = 64
 Row = tuple[str, str]
 
 
+class Cost(NamedTuple):
+    """What a run takes: operations in all, memory on a device with the whole model; whether it is in ``bfloat16``."""
+
+    operations: float
+    memory: TrainingMemory
+    bfloat16: bool
+
+
 class Description(NamedTuple):
-    """What there is to say of a model or a run, and all kinds of attention at its sizes, at these lengths."""
+    """What there is to say of a model or a run, at these lengths of a context.
+
+    Attributes:
+        rows: facts.
+        kinds: all kinds of attention at its sizes.
+        lengths: tokens of a context.
+        compression: what its memories are smaller than, if it has any.
+        cost: what the run takes, if it is a recipe.
+    """
 
     rows: list[Row]
     kinds: list[KindRow]
     lengths: tuple[int, ...]
+    compression: Compression | None
+    cost: Cost | None = None
 
 
 def describe_recipe(path: Path) -> Description:
@@ -53,6 +74,7 @@ def describe_recipe(path: Path) -> Description:
     training, row = recipe.training, row_length(recipe)
     tokens = training.steps * training.batch_size * row
     per_token = flops_per_token(config, row)
+    cost = _cost(recipe, config, tokens * per_token)
     rows = [
         ("recipe", recipe.name),
         *_describe(config),
@@ -63,9 +85,45 @@ def describe_recipe(path: Path) -> Description:
             f"{training.steps:,} updates of {training.batch_size} rows: {tokens:,} tokens, "
             f"{tokens * per_token:.3g} operations",
         ),
+        ("memory of training", _memory_sentence(cost.memory, training.batch_size // training.accumulation)),
     ]
     lengths = (row, row * LONGER)
-    return Description(rows, compare(config, lengths, DTYPE), lengths)
+    return Description(rows, compare(config, lengths, DTYPE), lengths, compression(config, lengths, DTYPE), cost)
+
+
+def _cost(recipe: Recipe, config: PalimpsestConfig, operations: float) -> Cost:
+    training, tokens = recipe.training, row_length(recipe)
+    rows, bfloat16 = training.batch_size // training.accumulation, training.precision == "bfloat16"
+    if training.backpropagate_segments is not None:
+        tokens = min(tokens, training.backpropagate_segments * config.attention_spec.segment_length)
+    memory = training_memory(
+        config,
+        rows,
+        tokens,
+        min(rows * tokens, rows * _labels(recipe)),
+        bfloat16=bfloat16,
+        recompute=training.gradient_checkpointing,
+    )
+    return Cost(operations, memory, bfloat16)
+
+
+def _labels(recipe: Recipe) -> int:
+    """Return how many tokens of a row have a label: all, unless the data have them on one answer alone."""
+    data = recipe.data
+    if isinstance(data, PasskeyData):
+        return data.key_digits
+    if isinstance(data, NeedlesData) and data.loss == "answer" and isinstance(data.prompts, IntendedNeedles):
+        return data.prompts.key_digits
+    return row_length(recipe)
+
+
+def _memory_sentence(memory: TrainingMemory, rows: int) -> str:
+    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in memory._asdict().items())
+    return f"{_gigabytes(memory.total)} GB at {rows} {'row' if rows == 1 else 'rows'} at a time: {parts}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g}"
 
 
 def describe_checkpoint(path: Path) -> Description:
@@ -84,7 +142,7 @@ def describe_checkpoint(path: Path) -> Description:
     per_token = forward_flops_per_token(config, segment * LONGER)
     rows.append(("forward per token", f"{per_token:,.0f} operations at {segment * LONGER:,} tokens"))
     lengths = (segment, segment * LONGER)
-    return Description(rows, compare(config, lengths, DTYPE), lengths)
+    return Description(rows, compare(config, lengths, DTYPE), lengths, compression(config, lengths, DTYPE))
 
 
 def recipe_config(recipe: Recipe) -> PalimpsestConfig:
@@ -96,7 +154,7 @@ def recipe_config(recipe: Recipe) -> PalimpsestConfig:
     if recipe.init is not None:
         return _config_of(resolve_checkpoint(recipe.init))
     assert recipe.model is not None  # the schema sees to it
-    return model_config(recipe.model, _vocabulary(recipe))
+    return model_config(recipe.model, recipe.model.vocab_size or _vocabulary(recipe))
 
 
 def _config_of(checkpoint: Path) -> PalimpsestConfig:
@@ -111,7 +169,7 @@ def _vocabulary(recipe: Recipe) -> int:
     data = recipe.data.text if isinstance(recipe.data, MixtureData) else recipe.data
     if isinstance(data, TasksData):
         return SIZE if data.tokenizer is None else vocabulary_size(load_tokenizer(str(data.tokenizer)))
-    if isinstance(data, PasskeyData):
+    if isinstance(data, PasskeyData | SummariesData | NeedlesData):
         return vocabulary_size(load_tokenizer(str(data.tokenizer)))
     if data.tokenizer is None:
         assert data.directory is not None  # the schema sees to it
@@ -128,16 +186,14 @@ def row_length(recipe: Recipe) -> int:
     data = recipe.data
     if isinstance(data, MixtureData):
         return max(data.text.sequence_length, data.passkey.max_length)
-    if isinstance(data, TasksData):
+    if isinstance(data, TasksData | SummariesData):
         return data.row_length
-    return data.sequence_length if isinstance(data, TextData) else data.max_length
+    return data.sequence_length if isinstance(data, TextData | NeedlesData) else data.max_length
 
 
 def _describe(config: PalimpsestConfig) -> list[Row]:
     spec = config.attention_spec
     layers = range(config.num_hidden_layers)
-    with torch.device("meta"):
-        parameters = PalimpsestForCausalLM(config).num_parameters()
     sizes = Sizes.of(config)
     fixed = [layer_bytes(sizes, spec, spec.kind(layer), DTYPE) for layer in layers]
     memory, local = (sum(parts) for parts in zip(*fixed, strict=True))
@@ -148,7 +204,7 @@ def _describe(config: PalimpsestConfig) -> list[Row]:
         (growing, "bytes for every token of the context"),
     ]
     return [
-        ("parameters", f"{parameters:,}"),
+        ("parameters", f"{parameter_count(config):,}"),
         ("layers", spec.layers(config.num_hidden_layers)),
         ("width", f"{config.hidden_size}, {config.num_attention_heads} heads, vocabulary {config.vocab_size:,}"),
         ("segment", f"{spec.segment_length:,} tokens"),

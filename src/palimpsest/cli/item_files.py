@@ -2,6 +2,7 @@
 
     OUT/settings/TASK-DIGEST.json            what was asked of what, the digest of which names the files
     OUT/batches/TASK-DIGEST/NUMBER.jsonl     a finished batch, until all of them are there
+    OUT/states/TASK-DIGEST-NUMBER/           the state of a batch that is being read
     OUT/items/TASK-DIGEST.jsonl              all batches
 
 Every file appears whole or not at all, so a run that was cut off goes on after its last batch, and the batches of

@@ -177,9 +177,10 @@ def info(
         typer.Argument(metavar="RECIPE_OR_CHECKPOINT", help="A recipe, a checkpoint or a run.", show_default=False),
     ],
 ) -> None:
-    """Show what a model is and costs, and what it would keep and cost with any other kind of attention."""
+    """Show what a model is, what it or its training costs, and what any other kind of attention would keep and cost."""
     from rich.table import Table
 
+    from palimpsest.cli.cost_tables import accelerators_table, compression_table
     from palimpsest.cli.info import describe_checkpoint, describe_recipe
     from palimpsest.cli.tables import kinds_table
 
@@ -188,4 +189,8 @@ def info(
     for name, value in description.rows:
         table.add_row(name, value)
     output().print(table)
+    if description.cost is not None and description.cost.bfloat16:
+        output().print(accelerators_table(description.cost))
+    if description.compression is not None:
+        output().print(compression_table(description.compression, description.lengths))
     output().print(kinds_table(description.kinds, description.lengths))

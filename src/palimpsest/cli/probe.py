@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from palimpsest.cli import probe_memory, probe_profile, probe_text
+from palimpsest.cli import probe_memory, probe_perplexity, probe_profile, probe_text
 from palimpsest.cli.console import output
 from palimpsest.cli.models import (
     CheckpointPath,
@@ -37,7 +37,7 @@ probe_app = typer.Typer(
     cls=_Default,
     no_args_is_help=True,
     help="Look into a memory: fill it without training (memory), take it away before the answer (CHECKPOINT), see what "
-    "heads do with it (profile), or what a prefix is worth (text).",
+    "heads do with it (profile), what a prefix is worth (text), or how well it predicts whole documents (perplexity).",
     epilog="Example: palimpsest probe runs/tiny-ridge-passkey --interventions swap,zero",
 )
 
@@ -80,4 +80,5 @@ def checkpoint_probe(
 
 probe_profile.register(probe_app)
 probe_text.register(probe_app)
+probe_perplexity.register(probe_app)
 probe_memory.register(probe_app)

@@ -47,7 +47,7 @@ def compare(config: PalimpsestConfig, lengths: Sequence[int], dtype: torch.dtype
     """
     spec, sizes = config.attention_spec, Sizes.of(config)
     rows = []
-    for name, of_kind in _specs(spec).items():
+    for name, of_kind in kinds_of(spec).items():
         kind = KINDS[of_kind.pattern[0]]
         own = 2 * kind.weights(sizes, of_kind)
         opened = kind.open_segment_bytes(sizes, of_kind, dtype.itemsize)
@@ -79,7 +79,7 @@ def layer_bytes(sizes: Sizes, spec: AttentionSpec, kind: str, dtype: torch.dtype
     return state, KINDS[kind].open_segment_bytes(sizes, spec, dtype.itemsize)
 
 
-def _specs(spec: AttentionSpec) -> dict[str, AttentionSpec]:
+def kinds_of(spec: AttentionSpec) -> dict[str, AttentionSpec]:
     """Return an attention block of one kind for every row of the table."""
     given = spec.model_dump(exclude_none=True)
     shared = {key: given[key] for key in ("segment_length", "gate", "first_segment")}

@@ -113,6 +113,46 @@ def _regroup(pieces: Iterable[Sequence[int]], first: int, size: int) -> Iterator
         yield held
 
 
+def prefill_windows(
+    model: PalimpsestForCausalLM,
+    window: Callable[[int, int], Tensor],
+    end: int,
+    cache: PalimpsestCache,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+    listen: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Read rows of tokens that are made as they are asked for, as ``prefill`` does, holding no more than a chunk.
+
+    Reading begins at the column where the cache is, so that it can go on from a snapshot, with the same passes.
+
+    Args:
+        model: the model.
+        window: returns the columns from its first argument to before its second, ``[B, columns]``, without padding.
+        end: the column to stop before.
+        cache: what was read before, updated in place.
+        chunk_tokens: columns per pass, rounded as for ``prefill``.
+        listen: told after every pass how many columns it read.
+
+    Returns:
+        The logits ``[B, vocabulary]`` after the last token.
+
+    Raises:
+        InputError: there is no token to read.
+    """
+    segment = model.config.attention_spec.segment_length
+    chunk = max(1, chunk_tokens // segment) * segment
+    logits = None
+    while (start := cache.columns) < end:
+        stop = min(end, start + chunk - start % segment)
+        logits = prefill(model, window(start, stop), cache, chunk_tokens=chunk)
+        if listen is not None:
+            listen(stop - start)
+    if logits is None:
+        raise InputError(NO_TOKEN)
+    return logits
+
+
 @torch.inference_mode()
 def continue_from(
     model: PalimpsestForCausalLM,

@@ -13,6 +13,7 @@ from palimpsest.statistics import (
     estimate,
     estimate_across_seeds,
 )
+from palimpsest.study.plan import THE_ONE, Evaluation
 from palimpsest.study.spec import ClaimSpec
 
 
@@ -25,17 +26,24 @@ class Outcome(NamedTuple):
 
 
 def judge(
-    claims: Sequence[ClaimSpec], items: Sequence[ItemRecord], losses: Sequence[PositionLossRecord]
+    claims: Sequence[ClaimSpec],
+    items: Sequence[ItemRecord],
+    losses: Sequence[PositionLossRecord],
+    *,
+    main: Evaluation = THE_ONE,
 ) -> list[VerdictRecord]:
     """Return the verdict on every claim whose arms have been evaluated.
 
     With one seed the interval is over items: a statement about those checkpoints. With several it is over seeds, at
-    least as wide as that over items: a statement about the way of training.
+    least as wide as that over items: a statement about the way of training. ``main`` is the evaluation whose records
+    lie at the top of the study's.
     """
-    return [verdict for claim in claims if (verdict := _judge(claim, items, losses)) is not None]
+    return [verdict for claim in claims if (verdict := _judge(claim, items, losses, main)) is not None]
 
 
-def _judge(claim: ClaimSpec, items: Sequence[ItemRecord], losses: Sequence[PositionLossRecord]) -> VerdictRecord | None:
+def _judge(
+    claim: ClaimSpec, items: Sequence[ItemRecord], losses: Sequence[PositionLossRecord], main: Evaluation
+) -> VerdictRecord | None:
     def outcomes(arm: str, intervention: str = "none") -> list[Outcome]:
         if claim.measure == "accuracy":
             return _accuracy(claim, items, arm, intervention)
@@ -65,19 +73,26 @@ def _judge(claim: ClaimSpec, items: Sequence[ItemRecord], losses: Sequence[Posit
         verdict=decide(claim.rule, found),
         estimates={name: number.record() for name, number in found.items()},
         sentence=_in_words(claim, found),
-        items=sorted({_file(claim, arm, o.seed) for arm in (claim.arm, claim.against) if arm for o in own}),
+        items=sorted({_file(claim, arm, o.seed, main) for arm in (claim.arm, claim.against) if arm for o in own}),
     )
 
 
 def _accuracy(claim: ClaimSpec, items: Sequence[ItemRecord], arm: str, intervention: str) -> list[Outcome]:
     return [
-        Outcome(item.seed, item.item_id, float(item.exact))
+        Outcome(item.seed, item.item_id, float(item.exact if claim.score == "exact" else item.contains))
         for item in items
         if item.arm == arm
         and item.intervention == intervention
-        and (not claim.lengths or item.length in claim.lengths)
+        and Evaluation.of_facts(item.facts) == (claim.grid, claim.trained)
+        and (not claim.lengths or nominal_length(item) in claim.lengths)
+        and (not claim.depths or item.depth in claim.depths)
         and not (claim.memory_only and item.locally_reachable)
     ]
+
+
+def nominal_length(item: ItemRecord) -> float | str:
+    """Return the length by which the study file names an item: in characters, if its grid counts them."""
+    return item.facts.get("nominal", item.length)
 
 
 def _loss(claim: ClaimSpec, losses: Sequence[PositionLossRecord], arm: str, intervention: str) -> list[Outcome]:
@@ -120,9 +135,11 @@ def _difference(claim: ClaimSpec, own: list[Outcome], other: list[Outcome], leve
     return contrast_across_seeds(a, b, seeds, within=method, level=level)
 
 
-def _file(claim: ClaimSpec, arm: str, seed: int) -> str:
-    folder = "items" if claim.measure == "accuracy" else "position_loss"
-    return f"{folder}/{arm}-s{seed}"
+def _file(claim: ClaimSpec, arm: str, seed: int, main: Evaluation) -> str:
+    if claim.measure == "loss":
+        return f"position_loss/{arm}-s{seed}"
+    folder = Evaluation(claim.grid, claim.trained).folder(main)
+    return f"{'' if folder == '.' else f'{folder}/'}items/{arm}-s{seed}"
 
 
 def _in_words(claim: ClaimSpec, found: Mapping[str, Estimate]) -> str:

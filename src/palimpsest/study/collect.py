@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from palimpsest.attention.kinds import exact_reach
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
 from palimpsest.models.flops import flops_per_token
+from palimpsest.models.streaming import prefill
 from palimpsest.records import (
     ArmRecord,
     CostRecord,
@@ -21,9 +22,9 @@ from palimpsest.records import (
     read_jsonl,
     write_json,
 )
-from palimpsest.study.claims import judge
+from palimpsest.study.claims import judge, nominal_length
 from palimpsest.study.kinds import AnyStudy
-from palimpsest.study.plan import Stage
+from palimpsest.study.plan import Evaluation, Stage, evaluations, main_evaluation
 from palimpsest.study.preregistration import openings, preregister
 from palimpsest.study.run import STAGES
 from palimpsest.study.scorecard.collect import collect_scorecard
@@ -51,7 +52,8 @@ def _collect_study(spec: StudySpec, stages: Sequence[Stage], out: Path, deviatio
     root, records = out / STAGES, out / RECORDS
     shutil.rmtree(records, ignore_errors=True)
     finished = [stage for stage in stages if is_done(stage, root)]
-    items: list[ItemRecord] = []
+    main = main_evaluation(spec)
+    items: dict[Evaluation, list[ItemRecord]] = {each: [] for each in evaluations(spec)}
     losses: list[PositionLossRecord] = []
     for stage in finished:
         directory = root / stage.directory
@@ -63,17 +65,28 @@ def _collect_study(spec: StudySpec, stages: Sequence[Stage], out: Path, deviatio
                 _copy(root / run.directory / "provenance.json", records / "provenance" / f"{who}-{run.kind}.json")
             write_json(records / "cost" / f"{who}.json", _cost(spec, stage, runs, root))
         if stage.kind == "passkey":
-            items += read_jsonl(_copy(directory / "items.jsonl", records / "items" / f"{who}.jsonl"), ItemRecord)
+            evaluation = Evaluation.of_facts(stage.settings.get("facts", {}))
+            folder = records / evaluation.folder(main) / "items"
+            path = _copy(directory / "items.jsonl", folder / f"{who}.jsonl")
+            items[evaluation] += read_jsonl(path, ItemRecord)
         if stage.kind == "position_loss":
             path = _copy(directory / "position_loss.jsonl", records / "position_loss" / f"{who}.jsonl")
             losses += read_jsonl(path, PositionLossRecord)
-    write_json(records / "study.json", study_record(spec, deviations))
-    write_json(records / "verdicts.json", [json.loads(v.model_dump_json()) for v in judge(spec.claims, items, losses)])
+    for evaluation, found in items.items():
+        record = study_record(spec, deviations, evaluation, found)
+        write_json(records / evaluation.folder(main) / "study.json", record)
+    verdicts = judge(spec.claims, [item for found in items.values() for item in found], losses, main=main)
+    write_json(records / "verdicts.json", [json.loads(verdict.model_dump_json()) for verdict in verdicts])
     return write_report(records, out / "report")
 
 
-def study_record(spec: StudySpec, deviations: list[str]) -> StudyRecord:
-    """Return what a study set out to do."""
+def study_record(
+    spec: StudySpec, deviations: list[str], evaluation: Evaluation, items: Sequence[ItemRecord]
+) -> StudyRecord:
+    """Return what a study set out to do, with one of its evaluations.
+
+    Lengths are true tokens: of a grid that names lengths otherwise the means over its ``items``.
+    """
     arms = []
     for name, arm in spec.arms.items():
         kinds = arm.attention.pattern
@@ -86,21 +99,29 @@ def study_record(spec: StudySpec, deviations: list[str]) -> StudyRecord:
                 learning_rate=arm.finetune_learning_rate,
             )
         )
+    grid = spec.named_grids[evaluation.grid]
+    asked = f" Here: the grid {evaluation.grid}, {evaluation.trained} models." if evaluation.name else ""
     return StudyRecord(
         name=spec.name,
-        question=spec.question.strip(),
+        question=spec.question.strip() + asked,
         sha256=spec.sha256,
         arms=arms,
         seeds=list(spec.seeds),
         segment_length=spec.segment_length,
         layers=spec.model.num_hidden_layers,
         heads=spec.model.num_attention_heads,
-        lengths=list(spec.passkey.lengths),
-        depths=list(spec.passkey.depths),
-        trained_length=spec.finetune.passkey.max_length,
-        interventions=list(spec.passkey.interventions),
+        lengths=[_true_length(length, items) for length in grid.lengths],
+        depths=list(grid.depths),
+        trained_length=max(spec.finetuning(arm).row_length for arm in spec.arms),
+        interventions=list(grid.interventions),
         deviations=deviations,
     )
+
+
+def _true_length(nominal: int, items: Sequence[ItemRecord]) -> int:
+    """Return the tokens of the items that a study file names by this length, rounded; the name where there are none."""
+    found = [item.length for item in items if nominal_length(item) == nominal]
+    return round(sum(found) / len(found)) if found else nominal
 
 
 def _training_runs(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
@@ -109,13 +130,13 @@ def _training_runs(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _cost(spec: StudySpec, stage: Stage, runs: Sequence[Stage], root: Path) -> CostRecord:
-    """Measure what an arm costs: training from its metrics, state from a cache that has read the longest item."""
+    """Measure what an arm costs: training from its metrics, state from a cache that has read the longest context."""
     last = [list(read_jsonl(root / run.directory / "metrics.jsonl", StepRecord))[-1] for run in runs]
     model = PalimpsestForCausalLM.from_pretrained(resolve_checkpoint(root / stage.directory)).eval()
-    context = max(spec.passkey.lengths)
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
+    context = longest_context(spec)
     cache = PalimpsestCache(model.config)
-    with torch.inference_mode():
-        model(torch.zeros(1, context, dtype=torch.long), past_key_values=cache, logits_to_keep=1)
+    prefill(model, torch.zeros(1, context, dtype=torch.long), cache)
     memory, local = cache.bytes()
     assert stage.arm is not None
     assert stage.seed is not None
@@ -123,13 +144,19 @@ def _cost(spec: StudySpec, stage: Stage, runs: Sequence[Stage], root: Path) -> C
         arm=stage.arm,
         seed=stage.seed,
         parameters=model.num_parameters(),
-        flops_per_token=flops_per_token(model.config, spec.finetune.passkey.max_length),
+        flops_per_token=flops_per_token(model.config, spec.finetuning(stage.arm).row_length),
         training_tokens=sum(step.tokens for step in last),
         training_seconds=sum(step.seconds for step in last),
         context=context,
         memory_bytes=memory,
         local_bytes=local,
     )
+
+
+def longest_context(spec: StudySpec) -> int:
+    """Return the most tokens of an item; characters count as tokens where no grid counts tokens, and are never less."""
+    in_tokens = [max(grid.lengths) for grid in spec.named_grids.values() if not spec.counts_characters(grid)]
+    return max(in_tokens or [max(grid.lengths) for grid in spec.named_grids.values()])
 
 
 def _copy(source: Path, target: Path) -> Path:

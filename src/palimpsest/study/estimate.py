@@ -16,7 +16,16 @@ from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCa
 from palimpsest.models.flops import flops_per_token, forward_flops_per_token
 from palimpsest.records import read_json
 from palimpsest.study.evaluate import answer_greedily, rank_candidates
-from palimpsest.study.plan import Stage
+from palimpsest.study.plan import Evaluation, Stage
+from palimpsest.study.readings import (
+    Reading,
+    answer_flops,
+    conditions_of,
+    document_tokens,
+    knobs_of,
+    reading_flops,
+    readings_of,
+)
 from palimpsest.study.run import ready
 from palimpsest.study.spec import StudySpec
 from palimpsest.study.stages import DONE, is_done
@@ -29,6 +38,8 @@ from palimpsest.training.state import model_config, new_model
 WARMUP_STEPS = 2
 TIMED_STEPS = 5
 TIMED_ROWS = 8
+TIMED_FLOPS = 2e13
+"""Operations of an update above which a machine without an accelerator is not asked to take one for the timing."""
 
 
 class Work(NamedTuple):
@@ -56,15 +67,6 @@ class Slot(NamedTuple):
     stage: Stage
     start: float
     end: float
-
-
-class Reading(NamedTuple):
-    """The tokens that one batch of passkey items of one length costs: read once, and per condition."""
-
-    length: int
-    rows: int
-    prompt: int
-    answer: int
 
 
 def schedule(stages: Sequence[Stage], seconds: Mapping[str, float], jobs: int) -> list[Slot]:
@@ -108,24 +110,30 @@ def estimate_stages(
         stages: its stages, or some of them.
         root: the directory that holds one directory per stage, some of them perhaps done.
         threads: threads of each worker.
-        timing: whether to measure; if not, only stages that are done have seconds.
+        timing: whether to measure; if not, or if an update is too much for a machine without an accelerator, only
+            stages that are done have seconds.
         listen: told the name of each arm that is about to be measured.
 
     Raises:
-        InputError: the tokenizer that the study names cannot be loaded.
+        InputError: the tokenizer that the study names cannot be loaded, and ``model.vocab_size`` does not say what it
+            has.
     """
-    vocab_size = spec.tokenizer.vocab_size or vocabulary_size(load_tokenizer(str(spec.tokenizer.path)))
+    vocab_size = spec.model.vocab_size or spec.tokenizer.vocab_size
+    vocab_size = vocab_size or vocabulary_size(load_tokenizer(str(spec.tokenizer.path)))
     configs = {
         name: model_config(spec.model.model_copy(update={"attention": arm.attention}), vocab_size)
         for name, arm in spec.arms.items()
     }
+    measurable = torch.cuda.is_available() or _flops_per_update(spec, configs) <= TIMED_FLOPS
     finished = {stage.name for stage in stages if is_done(stage, root)}
     measured: dict[str, _Pace] = {}
-    if timing:
+    if timing and measurable:
         with torch_threads(threads):
-            for arm in dict.fromkeys(stage.arm for stage in stages if stage.name not in finished and stage.arm):
+            waiting = [stage for stage in stages if stage.name not in finished and stage.arm]
+            for arm in dict.fromkeys(stage.arm for stage in waiting if stage.arm):
                 listen(arm)
-                measured[arm] = _measure(spec, arm, configs[arm])
+                asked = next((each for each in stages if each.arm == arm and each.kind == "passkey"), None)
+                measured[arm] = _measure(spec, arm, configs[arm], asked)
     found = []
     for stage in stages:
         work = None if stage.arm is None else stage_work(spec, stage, configs[stage.arm])
@@ -146,8 +154,8 @@ def stage_work(spec: StudySpec, stage: Stage, config: PalimpsestConfig) -> Work:
         return Work(tokens, tokens * flops_per_token(config, row))
     if stage.kind == "passkey":
         tokens, flops = 0, 0.0
-        for reading in _readings(spec):
-            conditions = _conditions(stage, reading.length)
+        for reading in readings_of(spec, stage, config):
+            conditions = conditions_of(stage, reading.length)
             tokens += reading.rows * (reading.prompt + conditions * reading.answer)
             flops += reading_flops(config, reading) + conditions * answer_flops(config, reading)
         return Work(tokens, flops)
@@ -157,41 +165,19 @@ def stage_work(spec: StudySpec, stage: Stage, config: PalimpsestConfig) -> Work:
     return Work(tokens, tokens * forward_flops_per_token(config, loss.tokens))
 
 
-def reading_flops(config: PalimpsestConfig, reading: Reading) -> float:
-    """Return the operations of reading the prompts up to their last segment."""
-    return reading.rows * reading.prompt * forward_flops_per_token(config, max(1, reading.prompt))
-
-
-def answer_flops(config: PalimpsestConfig, reading: Reading) -> float:
-    """Return the operations of answering under one condition: rank the candidates, generate."""
-    # a token after T others meets as many keys as the mean token of a row of 2 T
-    return reading.rows * reading.answer * forward_flops_per_token(config, 2 * reading.length)
-
-
-def _readings(spec: StudySpec) -> list[Reading]:
-    """Return the evaluation of passkeys, one entry per length, all its items together."""
-    grid, task = spec.passkey, spec.finetune.passkey
-    readings = []
-    for length in grid.lengths:
-        prompt = (length - task.key_digits - 1) // spec.segment_length * spec.segment_length
-        last = length - task.key_digits - prompt
-        answer = last + (task.candidates + 1) * (task.key_digits - 1)
-        readings.append(Reading(length, len(grid.depths) * grid.items_per_cell, prompt, answer))
-    return readings
-
-
-def _conditions(stage: Stage, length: int) -> int:
-    """Return how often the items of a length are answered: intact, and under each intervention."""
-    grid = stage.settings["grid"]
-    intervened = grid["intervened_lengths"] or grid["lengths"]
-    return 1 + (len(grid["interventions"]) if length in intervened else 0)
-
-
 def _training(spec: StudySpec, stage: Stage) -> tuple[TrainingSpec, int]:
     """Return how a training stage trains, and the tokens in its rows."""
     if stage.kind == "pretrain":
         return spec.pretrain.training, spec.pretrain.sequence_length
-    return spec.finetune.training, spec.finetune.passkey.max_length
+    assert stage.arm is not None  # only the corpus has none
+    tuning = spec.finetuning(stage.arm)
+    return tuning.training, tuning.row_length
+
+
+def _flops_per_update(spec: StudySpec, configs: Mapping[str, PalimpsestConfig]) -> float:
+    """Return the operations of the largest update of pretraining."""
+    training, row = spec.pretrain.training, spec.pretrain.sequence_length
+    return max(training.batch_size * row * flops_per_token(config, row) for config in configs.values())
 
 
 class _Pace(NamedTuple):
@@ -214,29 +200,53 @@ class _Pace(NamedTuple):
         if stage.kind == "passkey":
             return sum(
                 self.reading * reading_flops(config, reading)
-                + self.answering * _conditions(stage, reading.length) * answer_flops(config, reading)
-                for reading in _readings(spec)
+                + self.answering * conditions_of(stage, reading.length) * answer_flops(config, reading)
+                for reading in readings_of(spec, stage, config)
             )
         return self.reading * stage_work(spec, stage, config).flops
 
 
-def _measure(spec: StudySpec, arm: str, config: PalimpsestConfig) -> _Pace:
-    """Train and evaluate a new model of an arm for a moment, on random tokens in the shapes of the study."""
+def _measure(spec: StudySpec, arm: str, config: PalimpsestConfig, asked: Stage | None) -> _Pace:
+    """Train and evaluate a new model of an arm for a moment, on random tokens in the shapes of the study.
+
+    Without a stage that asks, nothing is evaluated, and what would take time per operation takes none.
+    """
     model = new_model(config, seed=0)
-    digits, pretrain, finetune = spec.finetune.passkey.key_digits, spec.pretrain, spec.finetune
+    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")  # transformers' own loses its signature
+    pretrain, tuning = spec.pretrain, spec.finetuning(arm)
+    answer = tuning.passkey.key_digits if tuning.passkey is not None else tuning.row_length
     steps = {
-        "pretrain": step_seconds(model, pretrain.training, pretrain.sequence_length, pretrain.sequence_length),
-        "finetune": step_seconds(model, finetune.training, finetune.passkey.max_length, digits),
+        "pretrain": step_seconds(
+            model,
+            pretrain.training,
+            pretrain.sequence_length,
+            pretrain.sequence_length,
+            document_tokens=document_tokens(spec, config.vocab_size),
+        ),
+        "finetune": step_seconds(model, tuning.training, tuning.row_length, answer),
     }
-    readings = _readings(spec)
-    reading = readings[len(readings) // 2]._replace(rows=min(TIMED_ROWS, spec.passkey.batch_size))
-    read, answered = evaluation_seconds(model.eval(), reading, spec.finetune.passkey.candidates, digits)
+    if asked is None:
+        return _Pace(steps, 0.0, 0.0)
+    grid = spec.named_grids[Evaluation.of_facts(asked.settings.get("facts", {})).grid]
+    knobs, readings = knobs_of(spec.items(grid)), readings_of(spec, asked, config)
+    reading = readings[len(readings) // 2]._replace(rows=min(TIMED_ROWS, grid.batch_size))
+    read, answered = evaluation_seconds(model.eval(), reading, knobs.candidates, knobs.digits)
     per_operation = read / reading_flops(config, reading) if reading.prompt else answered
     return _Pace(steps, per_operation, answered / answer_flops(config, reading))
 
 
-def step_seconds(model: PalimpsestForCausalLM, training: TrainingSpec, row_length: int, labelled: int) -> float:
-    """Return the median seconds of an update on random rows, the last ``labelled`` tokens of each with a label."""
+def step_seconds(
+    model: PalimpsestForCausalLM,
+    training: TrainingSpec,
+    row_length: int,
+    labelled: int,
+    *,
+    document_tokens: int | None = None,
+) -> float:
+    """Return the median seconds of an update on random rows, the last ``labelled`` tokens of each with a label.
+
+    A row is one document, or documents of ``document_tokens``.
+    """
     optimizer = build_optimizer(model.train(), training)
     generator = torch.Generator().manual_seed(0)
     size = (training.batch_size // training.accumulation, row_length)
@@ -248,8 +258,14 @@ def step_seconds(model: PalimpsestForCausalLM, training: TrainingSpec, row_lengt
             tokens = torch.randint(model.config.vocab_size, size, generator=generator)
             labels = tokens.clone()
             labels[:, : row_length - labelled] = IGNORED
-            batches.append(Batch(tokens, labels, torch.zeros_like(tokens), torch.ones(size[0])))
-        accumulate_gradients(model, batches, bfloat16=training.precision == "bfloat16")
+            documents = torch.arange(row_length).div(document_tokens or row_length, rounding_mode="floor")
+            batches.append(Batch(tokens, labels, documents.expand(size), torch.ones(size[0])))
+        accumulate_gradients(
+            model,
+            batches,
+            bfloat16=training.precision == "bfloat16",
+            segments=training.backpropagate_segments,
+        )
         nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -266,22 +282,27 @@ def evaluation_seconds(
     generator = torch.Generator().manual_seed(0)
 
     def random(*size: int) -> torch.Tensor:
-        return torch.randint(model.config.vocab_size, size, generator=generator)
+        return torch.randint(model.config.vocab_size, size, generator=generator).to(model.device)
+
+    def now() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return time.perf_counter()
 
     prompts = random(reading.rows, reading.length - digits)
     options = random(reading.rows, candidates, digits)
 
     def once() -> tuple[float, float]:
         cache = PalimpsestCache(model.config)
-        started = time.perf_counter()
+        started = now()
         if reading.prompt:
             model(prompts[:, : reading.prompt], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        read = time.perf_counter()
+        read = now()
         past = cache.clone()
         logits = model(prompts[:, reading.prompt :], past_key_values=past, use_cache=True, logits_to_keep=1).logits
         rank_candidates(model, logits, past, options)
         answer_greedily(model, logits, past, digits)
-        return read - started, time.perf_counter() - read
+        return read - started, now() - read
 
     once()  # warms up
     return once()

@@ -1,7 +1,7 @@
 """Ask a trained model: items of any task with and without interventions, and held-out loss by position."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise, zip_longest
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ from palimpsest.tasks import Output, Sample, Task
 
 RANKED_ROWS = 128
 """Rows, items times candidates, that are ranked together."""
+
+RANKED_BYTES = 1 << 33
+"""Bytes of the copies of the past that are held for it at a time, one copy at least."""
 
 REFERENCE_ITEMS = 16
 """Items whose mean read stands for what all texts have in common."""
@@ -47,14 +50,17 @@ class Subject:
 
 
 def passkey_items(task: Task, grid: PasskeyGrid) -> Iterator[list[Sample]]:
-    """Yield the items of a grid in batches of equal length."""
+    """Yield the items of a grid in batches of equal length in tokens, which of published needles differs by item."""
     for length in grid.lengths:
         samples = [
             task.sample(split="evaluation", seed=grid.seed, index=index, length=length, depth=depth)
             for depth in grid.depths
             for index in range(grid.items_per_cell)
         ]
-        yield from batches(samples, grid.batch_size)
+        samples = [replace(sample, generated=grid.new_tokens) for sample in samples]
+        samples.sort(key=lambda sample: sample.prompt_length)
+        for _, alike in groupby(samples, key=lambda sample: sample.prompt_length):
+            yield from batches(list(alike), grid.batch_size)
 
 
 def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
@@ -96,7 +102,7 @@ def evaluate_items(
         for turn in turns:
             outputs = _ask(subject, turn, past, intervention, reads)
             records += [
-                _item_record(subject, task, sample, output, name)
+                item_record(subject, task, sample, output, name)
                 for sample, output in zip(turn.samples, outputs, strict=True)
             ]
     return records
@@ -116,10 +122,15 @@ class _Turn(NamedTuple):
     last: int
 
     @property
-    def needle_segments(self) -> Tensor:
-        """``[B, 2]``, the first and the last segment of each row's needles."""
-        spans = [(sample.needle_start, sample.needle_end - 1) for sample in self.samples]
-        return torch.tensor(spans) // self.samples[0].segment_length
+    def rest(self) -> Tensor:
+        """``[B, R]``, the end of each prompt, from ``last`` on."""
+        return self.prompts[:, self.last :]
+
+
+def needle_segments(samples: Sequence[Sample]) -> Tensor:
+    """Return ``[B, 2]``, the first and the last segment of the needles of each item."""
+    spans = [(sample.needle_start, sample.needle_end - 1) for sample in samples]
+    return torch.tensor(spans) // samples[0].segment_length
 
 
 def _turns(samples: Sequence[Sample]) -> list[_Turn]:
@@ -174,27 +185,29 @@ def _ask(
 ) -> list[Output]:
     """Finish the prompts, rank the candidates by teacher forcing, and generate greedily, all under an intervention."""
     model = subject.model
-    rows = Rows(turn.needle_segments, reads)
+    rows = Rows(needle_segments(turn.samples), reads)
     if intervention.throughout:
         with intervention.apply(model, rows):
             cache = _read_on(model, turn.prompts, turn.last, PalimpsestCache(model.config))
-            return _answer(subject, turn, cache)
+            return answer(subject, turn.samples, turn.rest, cache)
     cache = _read_on(model, turn.prompts, turn.last, past.clone())
     with intervention.apply(model, rows):
-        return _answer(subject, turn, cache)
+        return answer(subject, turn.samples, turn.rest, cache)
 
 
-def _answer(subject: Subject, turn: _Turn, past: PalimpsestCache) -> list[Output]:
+def answer(subject: Subject, samples: Sequence[Sample], rest: Tensor, past: PalimpsestCache) -> list[Output]:
+    """Read what is left of the prompts, ``[B, R]``, rank the candidates of the items, and generate greedily."""
     model = subject.model
-    rest = turn.prompts[:, turn.last :].to(model.device)
-    logits = model(rest, past_key_values=past, use_cache=True, logits_to_keep=1).logits
-    candidates = _stacked([sample.candidate_ids for sample in turn.samples]).to(model.device)
+    logits = model(rest.to(model.device), past_key_values=past, use_cache=True, logits_to_keep=1).logits
+    candidates = _stacked([sample.candidate_ids for sample in samples]).to(model.device)
     logprobs = rank_candidates(model, logits, past, candidates).double().cpu()
-    answers = answer_greedily(model, logits, past, max(sample.new_tokens for sample in turn.samples))
-    return [
-        Output(str(subject.tokenizer.decode(answer[: sample.new_tokens])), row[: len(sample.candidates)])
-        for sample, answer, row in zip(turn.samples, answers.tolist(), logprobs.numpy(), strict=True)
-    ]
+    answers = answer_greedily(model, logits, past, max(sample.generated or sample.new_tokens for sample in samples))
+    outputs = []
+    for sample, said, row in zip(samples, answers.tolist(), logprobs.numpy(), strict=True):
+        text = str(subject.tokenizer.decode(said[: sample.new_tokens]))
+        whole = None if sample.generated is None else str(subject.tokenizer.decode(said[: sample.generated]))
+        outputs.append(Output(text, row[: len(sample.candidates)], whole))
+    return outputs
 
 
 def _stacked(candidates: Sequence[np.ndarray]) -> Tensor:
@@ -216,7 +229,8 @@ def rank_candidates(model: PalimpsestForCausalLM, logits: Tensor, past: Palimpse
         scores = logits[:, -1].float().log_softmax(-1)
         known = candidates.squeeze(2)
         return scores.gather(1, known.clamp_min(0)).where(known >= 0, 0.0)
-    group = max(1, RANKED_ROWS // len(candidates))
+    room = RANKED_BYTES // max(1, sum(past.bytes()))
+    group = max(1, min(RANKED_ROWS // len(candidates), room))
     return torch.cat([_logprobs(model, logits, past.clone(), each) for each in candidates.split(group, 1)], 1)
 
 
@@ -239,8 +253,11 @@ def answer_greedily(model: PalimpsestForCausalLM, logits: Tensor, past: Palimpse
     return torch.cat(answer, 1)
 
 
-def _item_record(subject: Subject, task: Task, sample: Sample, output: Output, intervention: str) -> ItemRecord:
+def item_record(subject: Subject, task: Task, sample: Sample, output: Output, intervention: str) -> ItemRecord:
+    """Score an answer and return its record."""
     score = task.score(sample, output)
+    if output.whole is not None:
+        score = replace(score, output=output.whole, contains=score.contains or sample.answer in output.whole)
     return ItemRecord(
         task=sample.task,
         version=sample.version,

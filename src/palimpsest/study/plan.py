@@ -1,13 +1,16 @@
 """``plan_study``: a study file becomes stages, each with a digest of everything that determines its result."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from palimpsest.probes import applicable
 from palimpsest.study.naming import digest
-from palimpsest.study.spec import ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec
+from palimpsest.study.spec import FINETUNED, ONLY, ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec, Trained
 from palimpsest.tasks import Passkey
+from palimpsest.tasks.published import PublishedItems, PublishedPasskey
 from palimpsest.training.recipe import TrainingSpec
 
 RESULTS_VERSION = 1
@@ -15,6 +18,12 @@ RESULTS_VERSION = 1
 
 TASK = f"{Passkey.name}@{Passkey.version}"
 """The task and its version, part of the digest of every stage that uses it."""
+
+GRIDS = "grids"
+"""The folder of the records of all evaluations but the main one."""
+
+PUBLISHED_TASK = f"{PublishedPasskey.name}@{PublishedPasskey.version}"
+"""The same of needles as they were published."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,57 @@ def plan_study(spec: StudySpec) -> list[Stage]:
     for seed in spec.seeds:
         for name, arm in spec.arms.items():
             pretrained = stages.add("pretrain", name, seed, _pretrain(spec, arm, seed), corpus)
-            finetuned = stages.add("finetune", name, seed, _finetune(spec, arm, seed), corpus, pretrained)
-            stages.add("passkey", name, seed, _passkey(spec, name, seed), corpus, finetuned)
+            finetuned = stages.add("finetune", name, seed, _finetune(spec, name, seed), corpus, pretrained)
+            asked = {"pretrained": pretrained, "finetuned": finetuned}
+            for each in evaluations(spec):
+                settings = _passkey(spec, name, seed, each)
+                stages.add("passkey", name, seed, settings, corpus, asked[each.trained], label=each.name)
             if spec.position_loss is not None:
                 loss = _evaluation(spec, name, spec.position_loss)
                 stages.add("position_loss", name, seed, {"arm": name, "seed": seed, "loss": loss}, corpus, pretrained)
     return stages.in_order
+
+
+class Evaluation(NamedTuple):
+    """The models of all arms, pretrained or fine-tuned, are asked a grid."""
+
+    grid: str
+    trained: Trained
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> "Evaluation":
+        """Return the evaluation that an item says it belongs to."""
+        return cls(facts.get("grid", ONLY), facts.get("trained", FINETUNED))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What its items say of it: nothing, where fine-tuned models are asked an only grid."""
+        facts = {} if self.grid == ONLY else {"grid": self.grid}
+        return facts if self.trained == FINETUNED else facts | {"trained": self.trained}
+
+    @property
+    def name(self) -> str | None:
+        """What tells it from other evaluations of an arm, None if nothing has to."""
+        return "-".join(self.facts.values()) or None
+
+    def folder(self, main: "Evaluation") -> str:
+        """Return where its records lie among those of a study whose main evaluation's lie at the top."""
+        return "." if self == main or self.name is None else f"{GRIDS}/{self.name}"
+
+
+THE_ONE = Evaluation(ONLY, FINETUNED)
+"""The evaluation of a study that has only one."""
+
+
+def evaluations(spec: StudySpec) -> list[Evaluation]:
+    """Return the evaluations of a study in the order of its file."""
+    return [Evaluation(name, trained) for name, grid in spec.named_grids.items() for trained in grid.trained]
+
+
+def main_evaluation(spec: StudySpec) -> Evaluation:
+    """Return the evaluation that the page of a study begins with: of fine-tuned models, if there is one."""
+    every = evaluations(spec)
+    return next((each for each in every if each.trained == FINETUNED), every[0])
 
 
 class Stages:
@@ -101,22 +155,26 @@ def _pretrain(spec: StudySpec, arm: ArmSpec, seed: int) -> dict:
     }
 
 
-def _finetune(spec: StudySpec, arm: ArmSpec, seed: int) -> dict:
-    return {
+def _finetune(spec: StudySpec, arm: str, seed: int) -> dict:
+    tuning = spec.finetuning(arm)
+    data = {"task": TASK} if tuning.needles is None else {}
+    return data | {
         "seed": seed,
-        "task": TASK,
-        "passkey": _json(spec.finetune.passkey),
-        "training": _training(spec.finetune.training, arm.finetune_learning_rate),
+        "passkey" if tuning.needles is None else "needles": _json(tuning.data),
+        "training": _training(tuning.training, spec.arms[arm].finetune_learning_rate),
     }
 
 
-def _passkey(spec: StudySpec, arm: str, seed: int) -> dict:
-    return {
+def _passkey(spec: StudySpec, arm: str, seed: int, evaluation: Evaluation) -> dict:
+    grid = spec.named_grids[evaluation.grid]
+    items = spec.items(grid)
+    facts = {"facts": evaluation.facts} if evaluation.facts else {}
+    return facts | {
         "arm": arm,
         "seed": seed,
-        "grid": _evaluation(spec, arm, spec.passkey),
-        "task": TASK,
-        "passkey": _json(spec.finetune.passkey),
+        "grid": _evaluation(spec, arm, grid),
+        "task": PUBLISHED_TASK if isinstance(items, PublishedItems) else TASK,
+        "passkey": _json(items),
         "segment_length": spec.segment_length,
     }
 

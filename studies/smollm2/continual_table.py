@@ -1,0 +1,133 @@
+"""The results of continual pretraining as Markdown: every number of the tables comes from the records."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from palimpsest.records import PositionLossRecord
+from palimpsest.statistics import Estimate, contrast
+from palimpsest.statistics.text_probes import Range, mean_loss
+from palimpsest.study.perplexity import UNITS, DocumentLossRecord, loss_per, perplexity
+
+if TYPE_CHECKING:
+    from continual import Results
+
+R = TypeVar("R", DocumentLossRecord, PositionLossRecord)
+Key = tuple[int, str, int]
+"""Seed, document, and first position of a bucket."""
+BEFORE, AFTER = "converted", "trained"
+
+
+def render(results: "Results") -> str:
+    """Return all tables of a result file."""
+    chosen = results.settings
+    stages = ", ".join(f"{steps} updates on rows of {length}" for length, steps in chosen.curriculum)
+    cut = chosen.backpropagate_segments
+    parts = [
+        f"# Continual pretraining on long documents ({results.date}, {results.hardware})",
+        f"{results.what} Segments of {chosen.segment_length} tokens; rows of {chosen.tokens} tokens of "
+        f"`{chosen.corpus}`, {chosen.batch_size} an update"
+        + (f", before them {stages}" if stages else "")
+        + (f"; gradients flow through {cut} segments" if cut else "")
+        + f"; learning rate {chosen.learning_rate:g}, of gates {chosen.gate_learning_rate:g}; seeds "
+        f"{', '.join(map(str, chosen.seeds))}; {results.threads} thread(s). Held out: the first {chosen.words:,} words "
+        f"of {chosen.documents} documents, read whole. Intervals: 95 %, Student's t, clustered by document; they speak "
+        "of these checkpoints, not of other seeds.",
+        f"## Cost (equal {chosen.equal})",
+        _costs(results),
+        "## Whole documents",
+        _units(results.losses),
+        "## By position",
+        "Nats per token, each document once.",
+        _positions(results.positions),
+        "## Differences by position",
+        "Nats per token, paired by document; below 0 the first of the two predicts better.",
+        _differences(results.positions, chosen.arms),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def _costs(results: "Results") -> str:
+    rows = (
+        (
+            cost.arm,
+            f"{cost.steps:,}",
+            f"{cost.tokens:,}",
+            f"{cost.flops:.4g}",
+            f"{cost.flops_per_token:.4g}",
+            f"{sum(cost.seconds):,.0f}",
+        )
+        for cost in results.costs
+    )
+    return _table(("arm", "updates", "tokens", "operations", "operations a token", "seconds, all seeds"), rows)
+
+
+def _units(losses: Sequence[DocumentLossRecord]) -> str:
+    rows = []
+    for name, each in _models(losses).items():
+        finite = [_intact(record) for record in each if math.isfinite(record.nll)]
+        rows.append((name, *(_shown(perplexity(finite, unit), 2) for unit in UNITS), _shown(loss_per(finite), 4)))
+    return _table(("model", *(f"perplexity per {unit}" for unit in UNITS), "nats per token"), rows)
+
+
+def _positions(records: Sequence[PositionLossRecord]) -> str:
+    curves = {name: mean_loss([_intact(each) for each in one]) for name, one in _models(records).items()}
+    where = sorted({place for curve in curves.values() for place in curve})
+    rows = ((_place(place), *(_shown(curve[place].found, 3) for curve in curves.values())) for place in where)
+    return _table(("positions", *curves), rows)
+
+
+def _intact(record: R) -> R:
+    """Return the record as one of the intact model, whose condition is in the name of its column."""
+    return record.model_copy(update={"intervention": "none"})
+
+
+def _models(records: Sequence) -> dict[str, list]:
+    """Return records by arm, state and condition, with a name for each."""
+    found: dict[str, list] = {}
+    for record in records:
+        closed = "" if record.intervention == "none" else ", gates closed"
+        found.setdefault(f"{record.arm}, {record.checkpoint}{closed}", []).append(record)
+    return found
+
+
+def _differences(records: Sequence[PositionLossRecord], arms: Sequence[str]) -> str:
+    """Compare the first arm with each other one, and each memory with itself when its gates are closed."""
+    sides = {name: _by_key(each) for name, each in _models(records).items()}
+    first = f"{arms[0]}, {AFTER}"
+    pairs = [(first, f"{arm}, {AFTER}") for arm in arms[1:]]
+    pairs += [(f"{arm}, {AFTER}", f"{arm}, {AFTER}, gates closed") for arm in arms]
+    pairs += [(f"{arm}, {AFTER}", f"{arm}, {BEFORE}") for arm in arms]
+    pairs = [pair for pair in pairs if all(name in sides for name in pair)]
+    where = sorted({Range(record.position_start, record.position_end) for record in records})
+    rows = (
+        (_place(place), *(_shown(_difference(sides[a], sides[b], place.start), 4) for a, b in pairs)) for place in where
+    )
+    return _table(("positions", *(f"{a} − {b}" for a, b in pairs)), rows)
+
+
+def _by_key(records: Iterable[PositionLossRecord]) -> dict[Key, float]:
+    return {(each.seed, each.document_id, each.position_start): each.nll / each.tokens for each in records}
+
+
+def _difference(a: dict[Key, float], b: dict[Key, float], start: int) -> Estimate:
+    """Return the mean of a − b at some positions; what has no seeds (a model before training) is there for each."""
+    base = {key[1:]: value for key, value in b.items()}
+    keys = [key for key in a if key[2] == start and (key in b or key[1:] in base)]
+    values = [(a[key], b.get(key, base[key[1:]])) for key in keys]
+    mine, other = ([value[side] for value in values] for side in (0, 1))
+    return contrast(mine, other, method="paired_t", clusters=[key[1] for key in keys])
+
+
+def _place(where: Range) -> str:
+    return f"{where.start:,}–{where.end - 1:,}"
+
+
+def _shown(found: Estimate, digits: int) -> str:
+    mean = f"{found.mean:,.{digits}f}"
+    return f"{mean} [{found.low:,.{digits}f}, {found.high:,.{digits}f}]" if found.bounded else mean

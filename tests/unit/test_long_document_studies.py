@@ -1,0 +1,143 @@
+"""The scripts of the long-document studies run whole at toy size, and go on where they stopped."""
+
+import importlib
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.text_case import tokenizer
+from tests.training_case import write_texts
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from palimpsest.data import is_heldout
+from palimpsest.errors import InputError
+from palimpsest.models import PalimpsestConfig
+from palimpsest.models.flops import flops_per_token
+
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script as the command line does, its folder first on the path; forget it afterwards."""
+
+    def load(folder: str, name: str):
+        monkeypatch.syspath_prepend(str(STUDIES / folder))
+        return importlib.import_module(name)
+
+    yield load
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(STUDIES)):
+            sys.modules.pop(name)
+
+
+# Continual pretraining
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A LLaMA checkpoint with the tokenizer of the tests."""
+    sizes = {
+        "vocab_size": len(tokenizer()),
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "eos_token_id": tokenizer().eos_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "llama")
+    tokenizer().save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def asked(tmp_path, llama, *options: object) -> list[str]:
+    words = ["--llama", llama, "--corpus", tmp_path / "texts", "--segment-length", 16, "--tokens", 64, "--steps", 3]
+    words += ["--curriculum", "32:1", "--backpropagate-segments", 2, "--documents", 2, "--words", 40]
+    return [str(word) for word in (tmp_path / "work", *words, "--results", tmp_path / "results", *options)]
+
+
+def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_path, llama, capsys):
+    write_texts(tmp_path / "texts")
+    held = (name for name in (f"more-{number}.txt" for number in range(999)) if is_heldout(name, 0.05))
+    for name in islice(held, 2):
+        (tmp_path / "texts" / name).write_text(f"This is a line of {name}. " * 30)
+    continual = script("smollm2", "continual")
+    path = continual.main(asked(tmp_path, llama))
+    found = json.loads(path.read_text())
+    assert {cost["arm"]: cost["tokens"] for cost in found["costs"]} == dict.fromkeys(continual.DEFAULT_ARMS, 3 * 64)
+    assert len({cost["flops"] for cost in found["costs"]}) == 3  # equal tokens are not equal operations
+    states = {(each["arm"], each["checkpoint"], each["intervention"]) for each in found["losses"]}
+    assert states == {(arm, state, "none") for arm in continual.DEFAULT_ARMS for state in ("converted", "trained")} | {
+        ("ridge", "trained", "gate_closed")
+    }
+    assert {each["words"] for each in found["losses"]} == {40}
+    logged = (tmp_path / "work" / "runs" / "ridge-s0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tokens"] for line in logged] == [64, 128, 192]  # a stage of shorter rows has as many
+    recipe = (tmp_path / "work" / "runs" / "ridge-s0" / "recipe.yaml").read_text()
+    assert "backpropagate_segments: 2" in recipe
+    table = path.with_suffix(".md").read_text()
+    assert "ridge, trained − sliding_window, trained" in table
+    assert "ridge, trained − ridge, trained, gates closed" in table
+
+    capsys.readouterr()
+    again = continual.main(asked(tmp_path, llama))
+    assert "measuring" not in capsys.readouterr().out  # nothing is done twice
+    assert json.loads(again.read_text())["losses"] == found["losses"]
+    with pytest.raises(InputError, match="holds results of other settings"):
+        continual.main(asked(tmp_path, llama, "--learning-rate", "0.1"))
+
+
+def settings(continual, **values):
+    fields = {"curriculum": ((32, 4),), "steps": 24, "tokens": 64, "batch_size": 2} | values
+    return SimpleNamespace(**fields)
+
+
+def test_equal_operations_change_the_last_stage_alone(script):
+    continual = script("smollm2", "continual")
+    configs = {
+        arm: PalimpsestConfig(vocab_size=64, hidden_size=64, attention={**continual.ARMS[arm], "segment_length": 16})
+        for arm in ("ridge", "full")
+    }
+    chosen = settings(continual)
+    first = continual.budget(configs["ridge"], chosen)
+    assert first.steps == 24
+    for config in configs.values():  # full attention costs less on the shorter rows of a stage
+        by_hand = 64 * 2 * (4 * flops_per_token(config, 32) + 20 * flops_per_token(config, 64))
+        assert continual.budget(config, chosen).flops == pytest.approx(by_hand)
+    other = continual.budget(configs["full"], chosen, first.flops)
+    update = 64 * 2 * flops_per_token(configs["full"], 64)
+    assert abs(other.flops - first.flops) <= update / 2
+    with pytest.raises(InputError, match="The curriculum has 30 updates"):
+        continual.budget(configs["ridge"], settings(continual, curriculum=((32, 30),)))
+
+
+# Summaries
+
+
+def test_summaries_are_trained_written_and_scored(script, tmp_path, capsys):
+    small = script("summaries_small", "run")
+    words = ["--arms", "ridge,full", "--hidden-size", 32, "--layers", 1, "--steps", 2, "--batch-size", 2]
+    words += ["--items", 3, "--words", 40, "--row-length", 256, "--max-new-tokens", 6, "--vocab-size", 300]
+    given = [str(word) for word in (tmp_path / "work", *words, "--results", tmp_path / "results")]
+    path = small.main(given)
+    found = json.loads(path.read_text())
+    writers = [(each["arm"], each["writer"], each["intervention"]) for each in found["records"]]
+    assert len(writers) == 3 * (5 + 4)
+    assert ("ridge", "model", "gate_closed") in writers
+    assert all(each["reference_loss"] > 0 for each in found["records"] if each["writer"] == "model")
+    assert all(0 <= each["fact_recall"] <= 1 for each in found["records"])
+    table = path.with_suffix(".md").read_text()
+    assert "| ridge, gate_closed |" in table
+    assert "ridge − lead" in table
+    capsys.readouterr()
+    assert json.loads(small.main(given).read_text())["records"] == found["records"]
+    assert "documents" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="There is no arm 'rigde'"):
+        small.main([str(tmp_path / "other"), "--arms", "rigde"])

@@ -1,0 +1,89 @@
+"""The study of passkeys to a million tokens: what its tables count, and that a reading has the weights of its arm."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_passkey_1m import model_of, passkey
+
+from palimpsest.models import PalimpsestCache
+from palimpsest.models.streaming import prefill
+from palimpsest.records import ItemRecord
+from palimpsest.schema import parse_yaml
+from palimpsest.statistics import estimate
+from palimpsest.study.evaluate import Subject, item_record
+from palimpsest.tasks import Output
+from text_case import tokenizer
+
+
+def script(name: str):
+    """Import a file of the study, which is no package."""
+    folder = Path(__file__).parents[2] / "studies" / "passkey_1m"
+    spec = importlib.util.spec_from_file_location(f"passkey_1m_{name}", folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def record(answer: str, output: str, index: int = 0, seed: int = 0, depth: float = 0.0) -> ItemRecord:
+    sample = passkey().sample(split="evaluation", seed=0, index=index, length=1024, depth=depth)
+    subject = Subject(model_of("ridge"), tokenizer(), "ridge", seed, "weights")
+    found = item_record(subject, passkey(), sample, Output(output, np.zeros(16)), "none")
+    return found.model_copy(update={"answer": answer, "exact": output == answer})
+
+
+@pytest.mark.parametrize(
+    ("said", "right"), [("12345", 5), ("12354", 3), ("1234", 4), ("", 0), ("51234", 0), (" 2345", 4), ("123456", 5)]
+)
+def test_a_digit_counts_where_it_stands(said, right):
+    assert sum(script("tables").right_digits(record("12345", said))) == right
+
+
+def test_the_tables_have_the_shares_and_the_intervals_of_the_records():
+    tables = script("tables")
+    said = ["12345", "12345", "12340", "99999"]
+    one = [record("12345", text, index) for index, text in enumerate(said)]
+    two = [record("12345", text, index, seed=1, depth=1.0) for index, text in enumerate(said)]
+    assert tables.whole_keys(one) == estimate([1.0, 1.0, 0.0, 0.0])
+    assert tables.digits(one).mean == 14 / 20
+    wilson = estimate([1.0] * 14 + [0.0] * 6)  # as if digits were independent
+    assert tables.digits(one).low < wilson.low
+    both = tables.whole_keys([*one, *(item.model_copy(update={"exact": True}) for item in two)])
+    assert both.n == 2
+    assert (both.mean, both.low, both.high) == (0.75, 0.0, 1.0)  # two seeds that differ bound nothing
+    text = tables.render([*one, *two])
+    row = next(line for line in text.splitlines() if line.startswith("| ridge"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:5] == ["ridge", "1,024", "16", "2", "8"]
+    assert cells[5].startswith("50 [")
+    assert cells[6] == "–"
+    assert cells[7].startswith("50 [")
+
+
+def test_the_tables_are_those_of_the_committed_records():
+    tables, results = script("tables"), Path(__file__).parents[2] / "studies" / "passkey_1m" / "results"
+    if not results.exists():
+        pytest.skip("the study has not been published")
+    assert (results / "tables.md").read_text(encoding="utf-8") == tables.render(tables.load(results))
+
+
+def test_a_reading_has_the_weights_of_its_arm_and_says_nearly_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "studies" / "passkey_1m"))
+    study = script("run")
+    spec = parse_yaml(study.Study, study.HERE / "study.yaml")
+    assert {part.passkey.max_length / 64 for part in spec.finetunes.values()} == {2.5, 8.0}
+    model = model_of("ridge")
+    attention = model.config.attention_spec.model_copy(update={"memory": spec.readings["ridge_root"].memory})
+    other = study.rebuilt(model.float(), attention).double()
+    model = model.double()
+    tokens = torch.randint(64, (2, 1024), generator=torch.Generator().manual_seed(0))
+    states = []
+    for each in (model, other):
+        cache = PalimpsestCache(each.config)
+        states.append((prefill(each, tokens, cache), type(cache.layers[0].state)))
+    torch.testing.assert_close(states[0][0], states[1][0], atol=1e-8, rtol=0)
+    assert [kind.__name__ for _, kind in states] == ["RidgeState", "RidgeRootState"]
