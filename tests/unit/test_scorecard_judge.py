@@ -139,7 +139,8 @@ def test_seeds_that_were_added_or_left_out_are_named(tmp_path, now, said):
 
 def test_opening_the_items_of_test_seeds_is_logged_once_with_the_settings(tmp_path):
     first, then = study(), study(name="other")
-    assert openings(first, tmp_path) == []
+    log_opening(first, tmp_path, of={"text", "train"})
+    assert openings(first, tmp_path) == [], "what is not asked is not opened"
     log_opening(first, tmp_path)
     log_opening(then, tmp_path)
     (line,) = openings(first, tmp_path)  # the documents have a design seed
