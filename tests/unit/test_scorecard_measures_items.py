@@ -90,6 +90,7 @@ def test_the_newest_value_is_set_against_one_out_of_date():
     found = measured("newest_over_old", items, {"ask": "asked", "arm": "ridge", "cells": {"where": facts}})
     assert found.quantities["newest"](0.95).mean == 0.8
     assert found.quantities["difference"](0.95).mean == pytest.approx(0.6)
+    assert found.quantities["either"](0.95).mean == 1.0
     assert found.facts["1 rewrites, same segment: newest minus old"].mean == pytest.approx(30 / 50 - 20 / 50)
 
 
