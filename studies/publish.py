@@ -10,6 +10,7 @@ python studies/publish.py --readme-only
 
 import argparse
 import gzip
+import lzma
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -24,15 +25,18 @@ SCORECARD = "scorecard.json"
 
 
 def publish(records: Path, results: Path) -> None:
-    """Replace ``results`` by the records of a study, JSON lines compressed."""
+    """Replace ``results`` by the records of a study, JSON lines compressed well."""
     shutil.rmtree(results, ignore_errors=True)
     for path in sorted(records.rglob("*")):
+        if path.is_dir():
+            continue
         target = results / path.relative_to(records)
-        if path.suffix == ".jsonl":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-        elif path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name, ending, _ = path.name.partition(".jsonl")
+        if ending:
+            lines = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            target.with_name(f"{name}.jsonl.xz").write_bytes(lzma.compress(lines))
+        else:
             shutil.copyfile(path, target)
     if not is_scorecard(results):
         (results / "figure.svg").write_text(headline_figure(load_records(results)), encoding="utf-8")
