@@ -1,6 +1,6 @@
 """Publish a finished study: its records, compressed, into studies/NAME/results, what they say into the README.
 
-A scorecard has more rows than a README should: it says there what became of published claims, and every row in
+A scorecard has more rows than a README should: its primary rows go there, and all of them into
 studies/NAME/README.md.
 
 python studies/publish.py runs/laptop
@@ -72,17 +72,27 @@ def readme_section(results: StudyResults, folder: str) -> str:
 
 
 def scorecard_section(card: ScorecardRecord) -> str:
-    """Return what the README says about a scorecard: what became of the published claims that it could decide."""
-    decided = [row for row in card.rows if row.published and row.tested and row.verdict != "INCONCLUSIVE"]
+    """Return what the README says about a scorecard: its primary rows, with the numbers that decide them."""
+    rows = [_cells(row.id, row.verdict, row.claim, _numbers(row)) for row in card.rows if row.primary]
     return "\n".join(
         [
-            f"{card.question} {_tally(card)} ([all rows](studies/{card.name}/README.md)); {len(card.seeds)} training "
-            "seeds. Of the published claims these could be decided, for models of this size:",
+            f"{card.question} {_tally(card)} {len(card.seeds)} training seeds. The primary rows, judged together by "
+            f"Holm's procedure, with 95 % intervals ([all rows, with methods](studies/{card.name}/README.md)):",
             "",
-            "| row | verdict | published | claim here | found |",
-            "|---|---|---|---|---|",
-            *(_cells(row.id, row.verdict, row.published or "", row.claim, row.sentence) for row in decided),
+            "| row | verdict | claim | found |",
+            "|---|---|---|---|",
+            *rows,
         ]
+    )
+
+
+def _numbers(row: RowRecord) -> str:
+    """Return the numbers of a rule in short, each once."""
+    shown = {name: found for name, found in row.estimates.items() if not name.endswith("_90")}
+    return "; ".join(
+        f"{name.replace('_', ' ')} {found.mean:.3g}"
+        + (f" [{found.low:.3g}, {found.high:.3g}]" if found.low < found.high else "")
+        for name, found in shown.items()
     )
 
 
@@ -93,8 +103,8 @@ def scorecard_page(card: ScorecardRecord) -> str:
         f"Made from the records in `results`; `palimpsest study report studies/{card.name}/results --out DIR` shows"
     ]
     lines += ["them as a page with figures and single items.", "", "## Rows", ""]
-    lines += ["| row | verdict | claim | found |", "|---|---|---|---|"]
-    lines += [_cells(_name(row), row.verdict, row.claim, row.sentence) for row in card.rows]
+    lines += ["| row | verdict | claim | published | found |", "|---|---|---|---|---|"]
+    lines += [_cells(_name(row), row.verdict, row.claim, row.published or "", row.sentence) for row in card.rows]
     for title, sentences in (("Deviations from what was fixed before", card.deviations), ("Opened", card.opened)):
         lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences or ("None.",))]
     return "\n".join(lines) + "\n"
