@@ -1,33 +1,50 @@
-"""Publish a finished study: its records, compressed, into studies/NAME/results, its figure and table into the README.
+"""Publish a finished study: its records, compressed, into studies/NAME/results, what they say into the README.
+
+A scorecard has more rows than a README should: its primary rows go there, and all of them into
+studies/NAME/README.md.
 
 python studies/publish.py runs/laptop
+python studies/publish.py runs/scorecard-small --name scorecard-small
 python studies/publish.py --readme-only
 """
 
 import argparse
 import gzip
+import lzma
 import shutil
+from collections import Counter
 from pathlib import Path
 
+from palimpsest.records import RowRecord, ScorecardRecord
 from palimpsest.report import StudyResults, headline_figure, headline_table, load_records
+from palimpsest.report.scorecard import load_scorecard
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
+SCORECARD = "scorecard.json"
 
 
 def publish(records: Path, results: Path) -> None:
-    """Replace ``results`` by the records of a study, JSON lines compressed."""
+    """Replace ``results`` by the records of a study, JSON lines compressed well."""
     shutil.rmtree(results, ignore_errors=True)
     for path in sorted(records.rglob("*")):
+        if path.is_dir():
+            continue
         target = results / path.relative_to(records)
-        if path.suffix == ".jsonl":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-        elif path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name, ending, _ = path.name.partition(".jsonl")
+        if ending:
+            lines = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            target.with_name(f"{name}.jsonl.xz").write_bytes(lzma.compress(lines))
+        else:
             shutil.copyfile(path, target)
-    (results / "figure.svg").write_text(headline_figure(load_records(results)), encoding="utf-8")
+    if not is_scorecard(results):
+        (results / "figure.svg").write_text(headline_figure(load_records(results)), encoding="utf-8")
+
+
+def is_scorecard(results: Path) -> bool:
+    """Whether the records of a study are those of a scorecard."""
+    return (results / SCORECARD).exists()
 
 
 def readme_section(results: StudyResults, folder: str) -> str:
@@ -37,7 +54,6 @@ def readme_section(results: StudyResults, folder: str) -> str:
     seeds = f"{len(study.seeds)} training seeds" if len(study.seeds) > 1 else "1 training seed"
     return "\n".join(
         [
-            BEGIN,
             f"![Whole keys found against the number of compressions, for every arm]({folder}/figure.svg)",
             "",
             f"{study.question} Whole keys found, in percent, with 95 % Wilson intervals over items; "
@@ -51,16 +67,68 @@ def readme_section(results: StudyResults, folder: str) -> str:
             "| verdict | claim | found |",
             "|---|---|---|",
             *verdicts,
-            END,
         ]
     )
 
 
-def update_readme(text: str, section: str) -> str:
+def scorecard_section(card: ScorecardRecord) -> str:
+    """Return what the README says about a scorecard: its primary rows, with the numbers that decide them."""
+    rows = [_cells(row.id, row.verdict, row.claim, _numbers(row)) for row in card.rows if row.primary]
+    return "\n".join(
+        [
+            f"{card.question} {_tally(card)} {len(card.seeds)} training seeds. The primary rows, judged together by "
+            f"Holm's procedure, with 95 % intervals ([all rows, with methods](studies/{card.name}/README.md)):",
+            "",
+            "| row | verdict | claim | found |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _numbers(row: RowRecord) -> str:
+    """Return the numbers of a rule in short, each once."""
+    shown = {name: found for name, found in row.estimates.items() if not name.endswith("_90")}
+    return "; ".join(
+        f"{name.replace('_', ' ')} {found.mean:.3g}"
+        + (f" [{found.low:.3g}, {found.high:.3g}]" if found.low < found.high else "")
+        for name, found in shown.items()
+    )
+
+
+def scorecard_page(card: ScorecardRecord) -> str:
+    """Return every row of a scorecard as a page of Markdown."""
+    lines = [f"# {card.name}", "", card.question, "", _tally(card), ""]
+    lines += [
+        f"Made from the records in `results`; `palimpsest study report studies/{card.name}/results --out DIR` shows"
+    ]
+    lines += ["them as a page with figures and single items.", "", "## Rows", ""]
+    lines += ["| row | verdict | claim | published | found |", "|---|---|---|---|---|"]
+    lines += [_cells(_name(row), row.verdict, row.claim, row.published or "", row.sentence) for row in card.rows]
+    for title, sentences in (("Deviations from what was fixed before", card.deviations), ("Opened", card.opened)):
+        lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences or ("None.",))]
+    return "\n".join(lines) + "\n"
+
+
+def _tally(card: ScorecardRecord) -> str:
+    counts = Counter(row.verdict if row.tested else "not tested" for row in card.rows)
+    return f"{len(card.rows)} rows: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) + "."
+
+
+def _name(row: RowRecord) -> str:
+    return f"**{row.id}**" if row.primary else row.id
+
+
+def _cells(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ").strip() for cell in cells) + " |"
+
+
+def update_readme(text: str, mark: str, section: str) -> str:
     """Return the README with the section between its marks replaced."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + section + after
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{section}\n{end}{after}"
 
 
 def main() -> None:
@@ -75,8 +143,13 @@ def main() -> None:
         if arguments.study is None:
             parser.error("give the directory of a finished study, or --readme-only")
         publish(arguments.study / "records", results)
-    section = readme_section(load_records(results), f"studies/{arguments.name}/results")
-    README.write_text(update_readme(README.read_text(encoding="utf-8"), section), encoding="utf-8")
+    if is_scorecard(results):
+        card = load_scorecard(results)
+        (results.parent / "README.md").write_text(scorecard_page(card), encoding="utf-8")
+        mark, section = "scorecard", scorecard_section(card)
+    else:
+        mark, section = "study", readme_section(load_records(results), f"studies/{arguments.name}/results")
+    README.write_text(update_readme(README.read_text(encoding="utf-8"), mark, section), encoding="utf-8")
 
 
 if __name__ == "__main__":

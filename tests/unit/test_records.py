@@ -5,7 +5,7 @@ import math
 import pytest
 
 from palimpsest.errors import InputError
-from palimpsest.records import EstimateRecord, StepRecord, read_json, read_jsonl, write_json, write_jsonl
+from palimpsest.records import LINES, EstimateRecord, StepRecord, read_json, read_jsonl, write_json, write_jsonl
 
 ESTIMATES = [
     EstimateRecord(mean=0.5, low=-math.inf, high=math.inf, n=1, method="t over 1 seed"),
@@ -13,14 +13,25 @@ ESTIMATES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["e.jsonl", "e.jsonl.gz"])
-def test_records_come_back_as_they_were(tmp_path, name):
+@pytest.mark.parametrize("ending", LINES)
+def test_records_come_back_as_they_were(tmp_path, ending):
+    name = f"e{ending}"
     write_jsonl(tmp_path / name, ESTIMATES)
     assert list(read_jsonl(tmp_path / name, EstimateRecord)) == ESTIMATES
     first = (tmp_path / name).read_bytes()
     write_jsonl(tmp_path / name, ESTIMATES)
     assert (tmp_path / name).read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:30] + b"?" * 40])
+@pytest.mark.parametrize("ending", LINES[1:])
+def test_a_damaged_archive_is_named(tmp_path, ending, damage):
+    path = tmp_path / f"e{ending}"
+    write_jsonl(path, ESTIMATES * 50)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"e{ending} is damaged|e{ending}, line"):
+        list(read_jsonl(path, EstimateRecord))
 
 
 def test_a_line_of_another_kind_is_named(tmp_path):

@@ -96,7 +96,7 @@ def test_a_loss_recorded_twice_is_refused(records: Path):
 
 def test_two_files_of_one_run_are_refused(records: Path):
     (records / "items" / "ridge-s0.jsonl.gz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"ridge-s0\.jsonl\.gz and ridge-s0\.jsonl hold the records of one run"):
+    with pytest.raises(InputError, match=r"ridge-s0\.jsonl\.gz and ridge-s0\.jsonl hold the same records"):
         load_records(records)
 
 

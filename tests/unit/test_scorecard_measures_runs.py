@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rules import all_of, conditions
 from scipy import stats
 from synthetic_findings import SEEDS, losses, measured, provenance, spec, steps, verdict
 
@@ -16,29 +17,12 @@ from palimpsest.study.scorecard.measures.base import Missing
 FACTORS = {"short_off": "short", "long_off": "local", "long_on": "memory"}
 GAIN = {"documents": "text", "arm": "memory", "from_position": 16, "factors": FACTORS}
 SHARE = {"documents": "text", "from_position": 16, "factors": FACTORS}
-GAIN_RULE = {
-    "kind": "conditions",
-    "pass_when": {
-        "all_of": [
-            {"estimate": "gain", "bound": "low", "op": ">", "value": 0.005},
-            {"estimate": "total", "bound": "low", "op": ">", "value": 0.0},
-            {"estimate": "beyond_share", "bound": "mean", "op": ">=", "value": 0.0},
-        ]
-    },
-    "fail_when": {
-        "all_of": [
-            {"estimate": "gain", "bound": "low", "level": 0.9, "op": ">", "value": -0.005},
-            {"estimate": "gain", "bound": "high", "level": 0.9, "op": "<", "value": 0.005},
-        ]
-    },
-    "min_seeds": 5,
-}
-SHARE_RULE = {
-    "kind": "conditions",
-    "pass_when": {"all_of": [{"estimate": "share", "bound": "low", "op": ">=", "value": 0.5}]},
-    "fail_when": {"all_of": [{"estimate": "share", "bound": "high", "op": "<=", "value": 0.2}]},
-    "min_seeds": 5,
-}
+GAIN_RULE = conditions(
+    all_of("gain low > 0.005", "total low > 0", "beyond_share mean >= 0"),
+    all_of("gain low > -0.005 @0.9", "gain high < 0.005 @0.9"),
+    min_seeds=5,
+)
+SHARE_RULE = conditions(all_of("share low >= 0.5"), all_of("share high <= 0.2"), min_seeds=5)
 
 
 def text(levels, swapped=None, seeds=SEEDS, **more):
@@ -143,19 +127,11 @@ MATCHED = {
     "from_position": 64,
     "ask": "passkey",
 }
-MATCHED_RULE = {
-    "kind": "conditions",
-    "pass_when": {
-        "all_of": [
-            {"estimate": "gain", "bound": "low", "op": ">", "value": 0.0},
-            {"estimate": "retrieval", "bound": "low", "op": ">=", "value": 0.2},
-            {"estimate": "parameters", "bound": "high", "op": "<=", "value": 0.01},
-            {"estimate": "tokens", "bound": "high", "op": "<=", "value": 0.0},
-        ]
-    },
-    "fail_when": {"all_of": [{"estimate": "gain", "bound": "high", "op": "<", "value": 0.005}]},
-    "min_seeds": 5,
-}
+MATCHED_RULE = conditions(
+    all_of("gain low > 0", "retrieval low >= 0.2", "parameters high <= 0.01", "tokens high <= 0"),
+    all_of("gain high < 0.005"),
+    min_seeds=5,
+)
 
 
 def answer(seed, index, exact, intervention, reachable_by=()):
@@ -248,11 +224,7 @@ def test_the_baseline_is_credited_with_its_best_schedule():
 
 
 def test_a_collapsed_gradient_is_found():
-    rule = {
-        "kind": "conditions",
-        "pass_when": {"all_of": [{"estimate": "estimate", "bound": "low", "op": ">", "value": 0.0}]},
-        "fail_when": {"all_of": [{"estimate": "estimate", "bound": "high", "op": "<", "value": 0.1}]},
-    }
+    rule = conditions(all_of("estimate low > 0"), all_of("estimate high < 0.1"))
     sound = {(arm, seed): [steps()] for arm in spec().arms for seed in range(10)}
     assert verdict(Findings(spec(), steps=sound), "gradient_collapse", {}, rule) == "FAIL"
     collapsed = sound | {("local", 3): [steps((1.0,) * 9 + (0.05,))]}

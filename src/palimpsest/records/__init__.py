@@ -6,7 +6,16 @@ error) and carry no torch, so that ``palimpsest.report`` and ``palimpsest.statis
 
 from palimpsest.records.audit import AuditRecord, AuditSetting, CanaryRecord, RepeatedPassage, SharedPassage
 from palimpsest.records.base import Record
-from palimpsest.records.files import read_json, read_jsonl, sync, write_atomic, write_json, write_jsonl
+from palimpsest.records.files import (
+    LINES,
+    line_files,
+    read_json,
+    read_jsonl,
+    sync,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from palimpsest.records.items import ErrorClass, ItemRecord, ShownItemRecord, ShownOutput, ShownPart
 from palimpsest.records.mechanism import MechanismRecord, MechanismSetting
 from palimpsest.records.memories import EffectRecord, ProfileRecord, StateCostRecord
@@ -16,6 +25,7 @@ from palimpsest.records.texts import ForgettingRecord, PerturbationRecord, Place
 from palimpsest.records.training import CostRecord, LayerMetrics, Provenance, StepRecord
 
 __all__ = [
+    "LINES",
     "ArmRecord",
     "AuditRecord",
     "AuditSetting",
@@ -50,6 +60,7 @@ __all__ = [
     "StudyRecord",
     "ValidityRecord",
     "VerdictRecord",
+    "line_files",
     "read_json",
     "read_jsonl",
     "sync",

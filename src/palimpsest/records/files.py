@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,19 +15,26 @@ from palimpsest.records.base import Record
 
 R = TypeVar("R", bound=Record)
 
+LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+"""How files of JSON lines end: as text, compressed fast, and compressed well, for records that are kept for good."""
+
 
 def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
-    """Yield the records of a JSON-lines file (``.jsonl``, or compressed, ``.jsonl.gz``).
+    """Yield the records of a JSON-lines file, compressed or not (see ``LINES``).
 
     Raises:
-        InputError: a line that is not a record of this kind, with file and line number.
+        InputError: a line that is not a record of this kind, with file and line number, or a damaged file.
     """
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield kind.model_validate_json(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: not a {kind.__name__}: {error}") from error
+    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    try:
+        with opened(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield kind.model_validate_json(line)
+                except ValueError as error:
+                    raise InputError(f"{path}, line {number}: not a {kind.__name__}: {error}") from error
+    except (EOFError, OSError, lzma.LZMAError) as error:
+        raise InputError(f"{path} is damaged or cannot be read: {error}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -44,12 +52,29 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    """Write records as JSON lines (``.jsonl``, or compressed, ``.jsonl.gz``), atomically."""
+    """Write records as JSON lines, compressed as the name says (``LINES``), atomically; same records, same bytes."""
     text = "".join(record.model_dump_json() + "\n" for record in records)
     if path.suffix == ".gz":
-        _write_bytes(path, gzip.compress(text.encode(), mtime=0))  # without the time: same records, same bytes
+        _write_bytes(path, gzip.compress(text.encode(), mtime=0))
+    elif path.suffix == ".xz":
+        _write_bytes(path, lzma.compress(text.encode()))
     else:
         write_atomic(path, text)
+
+
+def line_files(directory: Path) -> dict[str, Path]:
+    """Return the files of JSON lines in a directory by their names without the ending, in order of names.
+
+    Raises:
+        InputError: two files of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(path for suffix in LINES for path in directory.glob(f"*{suffix}")):
+        name = path.name.partition(".jsonl")[0]
+        if name in found:
+            raise InputError(f"{path} and {found[name].name} hold the same records: remove one of them.")
+        found[name] = path
+    return found
 
 
 def write_json(path: Path, value: object) -> None:

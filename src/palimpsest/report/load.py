@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from palimpsest.errors import InputError
 from palimpsest.records import (
+    LINES,
     ArmRecord,
     CostRecord,
     ItemRecord,
@@ -20,14 +21,13 @@ from palimpsest.records import (
     StepRecord,
     StudyRecord,
     VerdictRecord,
+    line_files,
     read_jsonl,
 )
 
 INTACT = "none"
 STAGE_NAMES: Mapping[str, str] = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 STAGES = tuple(STAGE_NAMES)
-
-_SUFFIXES = (".jsonl", ".jsonl.gz")
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -134,8 +134,8 @@ def load_records(directory: Path) -> StudyResults:
 
 
 def find_lines(path: Path) -> Path | None:
-    """Return the existing file of this name, which may leave out ``.jsonl`` or ``.jsonl.gz``."""
-    candidates = (path, *(path.with_name(path.name + suffix) for suffix in _SUFFIXES))
+    """Return the existing file of this name, which may leave out its ending (``palimpsest.records.LINES``)."""
+    candidates = (path, *(path.with_name(path.name + suffix) for suffix in LINES))
     # unlike Path.is_file, os.path.isfile says no to a name that no file can have
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
@@ -146,24 +146,6 @@ def _read_json(path: Path, kind: type[T]) -> T:
     except ValueError as error:
         name = getattr(kind, "__name__", str(kind))
         raise InputError(f"{path}: not a {name}: {error}") from error
-
-
-def _line_files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield name and path of every file of JSON lines, in order of names."""
-    seen: dict[str, Path] = {}
-    for path in sorted(path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")):
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-        if name in seen:
-            raise InputError(f"{path} and {seen[name].name} hold the records of one run: remove one of them.")
-        seen[name] = path
-        yield name, path
-
-
-def _read_lines(path: Path, kind: type[R]) -> list[R]:
-    try:
-        return list(read_jsonl(path, kind))
-    except (EOFError, OSError) as error:
-        raise InputError(f"{path} is damaged or cannot be read: {error}") from error
 
 
 def _items(directory: Path) -> dict[Condition, list[ItemRecord]]:
@@ -184,8 +166,8 @@ def _by_condition(directory: Path, kind: type[A], name: Callable[[A], str]) -> d
     """
     found: dict[Condition, list[A]] = defaultdict(list)
     seen: set[tuple[Condition, str]] = set()
-    for _, path in _line_files(directory):
-        for record in _read_lines(path, kind):
+    for path in line_files(directory).values():
+        for record in read_jsonl(path, kind):
             condition = Condition(record.arm, record.seed, record.intervention)
             about = name(record)
             if (condition, about) in seen:
@@ -199,7 +181,7 @@ def _by_condition(directory: Path, kind: type[A], name: Callable[[A], str]) -> d
 
 
 def _metrics(directory: Path) -> dict[Stage, list[StepRecord]]:
-    return {_stage(path, name): _read_lines(path, StepRecord) for name, path in _line_files(directory)}
+    return {_stage(path, name): list(read_jsonl(path, StepRecord)) for name, path in line_files(directory).items()}
 
 
 def _costs(directory: Path) -> dict[Run, CostRecord]:

@@ -15,6 +15,7 @@ from palimpsest.records import (
     ShownItemRecord,
     ShownOutput,
     ShownPart,
+    line_files,
     read_jsonl,
 )
 from palimpsest.report.answer_figures import ERROR_NAMES
@@ -173,12 +174,7 @@ def load_asked(directory: Path) -> list[Asked]:
     Raises:
         InputError: a line that is no record, a damaged file, or two files of one ask.
     """
-    files: dict[str, Path] = {}
-    for path in sorted([*directory.glob("*.jsonl"), *directory.glob("*.jsonl.gz")]):
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-        if name in files:
-            raise InputError(f"{path} and {files[name].name} hold the same records: remove one of them.")
-        files[name] = path
+    files = line_files(directory)
     names = sorted({name.removesuffix(SAMPLES) for name in files})
     return [_asked(name, files.get(name), files.get(name + SAMPLES)) for name in names]
 
@@ -195,14 +191,11 @@ def items_main(asked: Asked) -> Html:
 def _asked(name: str, file: Path | None, samples: Path | None) -> Asked:
     counts: dict[Answerer, Counter[ErrorClass]] = defaultdict(Counter)
     exact: Counter[Answerer] = Counter()
-    try:
-        for item in read_jsonl(file, ItemRecord) if file is not None else ():
-            who = Answerer(item.arm, item.intervention)
-            counts[who][item.error_class] += 1
-            exact[who] += item.exact
-        shown = list(read_jsonl(samples, ShownItemRecord)) if samples is not None else []
-    except (EOFError, OSError) as error:
-        raise InputError(f"{file or samples} is damaged or cannot be read: {error}") from error
+    for item in read_jsonl(file, ItemRecord) if file is not None else ():
+        who = Answerer(item.arm, item.intervention)
+        counts[who][item.error_class] += 1
+        exact[who] += item.exact
+    shown = list(read_jsonl(samples, ShownItemRecord)) if samples is not None else []
     seen = set()
     for item in shown:
         if not item.outputs or item.outputs[0].intervention != INTACT:

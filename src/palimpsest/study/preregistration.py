@@ -1,6 +1,6 @@
 """What is fixed before a study runs, how it differs from that later, and when the items of its tests were opened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -80,12 +80,18 @@ def _seeds(then: Sequence[int] | None, now: Sequence[int] | None) -> list[str]:
     return [f"the training seeds were changed after the first run: {'; '.join(said)}"] if said else []
 
 
-def log_opening(study: Registered, out: Path) -> None:
-    """Write down, once for every evaluation, when items of a test seed were first made, and under which settings."""
+def log_opening(study: Registered, out: Path, *, of: Container[str] | None = None) -> None:
+    """Write down, once for every evaluation, when items of a test seed were first made, and under which settings.
+
+    Args:
+        study: the study.
+        out: its directory.
+        of: names of the evaluations that are run; all of them if None.
+    """
     opened = _read(out)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     for name, seed in study.item_seeds.items():
-        if seed >= TEST_SEEDS:
+        if seed >= TEST_SEEDS and (of is None or name in of):
             opened.setdefault(f"{name} (seed {seed})", {"when": now, "sha256": study.sha256})
     if opened:
         write_json(out / OPENED, opened)

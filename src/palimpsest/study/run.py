@@ -86,8 +86,7 @@ def run_study(
     """
     stages = select(plan(spec), only)
     root = out / STAGES
-    if any(stage.kind not in ("corpus", "pretrain", "finetune", "train") for stage in stages):
-        log_opening(spec, out)
+    log_opening(spec, out, of={stage.settings.get("named", stage.kind) for stage in stages})
     root.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)

@@ -185,7 +185,8 @@ class StaleGiven(Closed):
 def newest_over_old(findings: Findings, given: StaleGiven) -> Measured:
     """Estimate how much oftener the newest value of a key is named than one that is out of date.
 
-    Quantities: ``newest``, ``old``, shares of answers, and their ``difference``.
+    Quantities: ``newest``, ``old``, shares of answers, their ``difference``, and ``either``, the share that names a
+    value of the haystack at all.
     """
     items = select(findings, given.ask, given.arm, given.cells)
     quantities = _newest_and_old(items)
@@ -204,7 +205,13 @@ def newest_over_old(findings: Findings, given: StaleGiven) -> Measured:
 
 def _newest_and_old(items: list[ItemRecord]) -> dict[str, Quantity]:
     newest, old = scored(items), scored(items, lambda item: float(item.error_class == "other_value"))
-    return {"newest": accuracy(newest), "old": accuracy(old), "difference": difference(newest, old)}
+    either = scored(items, lambda item: float(item.exact or item.error_class == "other_value"))
+    return {
+        "newest": accuracy(newest),
+        "old": accuracy(old),
+        "difference": difference(newest, old),
+        "either": accuracy(either),
+    }
 
 
 def _version(item: ItemRecord) -> str:
