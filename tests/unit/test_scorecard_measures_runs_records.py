@@ -236,6 +236,8 @@ def test_every_measure_says_what_it_lacks():
         "schedule": whom
         | {"baseline": "local", "design": "d", "arm_schedules": ["a", "b"], "baseline_schedules": ["c", "d"]},
         "gradient_collapse": {},
+        "layer_gradients": {"arm": "memory", "reference": "local"},
+        "gate_dynamics": {"arm": "memory"},
         "complete_losses": {"documents": "text", "reference": "local", "from_position": 64},
         "gates": {"arm": "memory"},
         "early_layers": {"arm": "memory", "early": 1},

@@ -25,7 +25,7 @@ LINE_SECONDS = 30.0
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Turn documents into tokens on disk, describe them, write needles, fetch benchmarks, and audit what was trained on.",
+    help="Turn documents into tokens on disk, describe them, write needles, fetch benchmarks, audit training text.",
     epilog="Example: palimpsest data prepare sotu data/sotu --vocab-size 1024",
 )
 
