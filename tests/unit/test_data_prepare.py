@@ -306,7 +306,7 @@ def test_the_wing_imports_neither_torch_nor_the_heavy_libraries():
     assert not [name for name in loaded if name.startswith("palimpsest.") and not name.startswith(DATA_MAY_IMPORT)]
 
 
-DATA_MAY_IMPORT = ("palimpsest.data", "palimpsest.errors", "palimpsest.records")
+DATA_MAY_IMPORT = ("palimpsest.data", "palimpsest.errors", "palimpsest.records", "palimpsest.schema")
 
 
 WITHOUT_TORCH = """

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from palimpsest.data.corpus import CorpusSpec, Document, Position
 from palimpsest.data.shards import FileEntry
@@ -116,7 +116,7 @@ def read_journal(directory: Path) -> Journal:
         ) from error
 
 
-def require_same(directory: Path, made: Record, asked: Record, part: str) -> None:
+def require_same(directory: Path, made: BaseModel, asked: BaseModel, part: str) -> None:
     """Check that an interrupted preparation was of the same.
 
     Raises:
