@@ -1,14 +1,17 @@
 """The schedule is that of ``run_study``, and work is counted item by item."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.models.flops import flops_per_token, forward_flops_per_token
 from palimpsest.schema import parse
-from palimpsest.study import StudySpec, plan
+from palimpsest.study import StudySpec, load_study, plan
 from palimpsest.study.estimate import estimate_stages, schedule, stage_work
 from palimpsest.study.plan import Stage
+from palimpsest.study.scorecard.estimate import estimate_scorecard
 from palimpsest.study.stages import DONE
 from palimpsest.training import model_config
 
@@ -136,3 +139,18 @@ def test_what_is_done_is_marked_and_not_measured(tmp_path):
     assert told == []
     assert {each.stage.name: each.seconds for each in found if each.done} == {stage.name: 12.5 for stage in done}
     assert all(each.seconds is None for each in found if not each.done)
+
+
+@pytest.mark.parametrize("name", ["scorecard-smoke", "drift-small", "gates-small"])
+def test_every_training_of_a_scorecard_is_counted(name, tmp_path):
+    spec = load_study(Path(__file__).parents[2] / "studies" / f"{name}.yaml")
+    found = estimate_scorecard(spec, plan(spec), tmp_path, threads=1, timing=False)
+    trainings = [each for each in found if "training" in each.stage.settings]
+    assert trainings
+    for each in trainings:
+        training, data = each.stage.settings["training"], each.stage.settings["data"]
+        row = data.get("sequence_length") or data["row_length"]
+        assert each.work.tokens == training["steps"] * training["batch_size"] * row
+    restored = [each for each in found if "restore" in each.stage.settings]
+    assert bool(restored) == (name == "drift-small")
+    assert not any(each.work for each in restored), "putting weights back takes no update"

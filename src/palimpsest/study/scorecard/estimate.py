@@ -47,7 +47,7 @@ def estimate_scorecard(
     for stage in stages:
         done = is_done(stage, root)
         seconds = float(read_json(root / stage.directory / DONE)["seconds"]) if done else None
-        if timing and not done and stage.kind == "train" and stage.arm is not None:
+        if timing and not done and stage.arm is not None and _trains(stage):
             training = TrainingSpec.model_validate(stage.settings["training"])
             row = _row_length(stage)
             key = (stage.arm, training.batch_size, row)
@@ -68,6 +68,11 @@ def _vocabulary(spec: ScorecardSpec) -> int:
     return spec.tokenizer.vocab_size or vocabulary_size(load_tokenizer(str(spec.tokenizer.path)))
 
 
+def _trains(stage: Stage) -> bool:
+    """Whether a stage takes updates; one that puts old weights back takes none."""
+    return stage.kind == "train" and "training" in stage.settings
+
+
 def _row_length(stage: Stage) -> int:
     """Return the tokens of a row of a training stage."""
     data = stage.settings["data"]
@@ -77,7 +82,7 @@ def _row_length(stage: Stage) -> int:
 def _work(stage: Stage, config: PalimpsestConfig) -> Work | None:
     """Return what a stage of an arm computes, None where that is too little to count."""
     settings = stage.settings
-    if stage.kind == "train":
+    if _trains(stage):
         row = _row_length(stage)
         tokens = settings["training"]["steps"] * settings["training"]["batch_size"] * row
         return Work(tokens, tokens * flops_per_token(config, row))
