@@ -14,7 +14,7 @@ from palimpsest.data import IGNORED, TextSamples, TokenizerSpec, prepare_corpus
 from palimpsest.data.corpus import CorpusSpec
 from palimpsest.errors import InputError
 from palimpsest.records import StepRecord, read_jsonl
-from palimpsest.training import Interrupted, Recipe, TrainingSpec, loop, model_config, new_model, train
+from palimpsest.training import Interrupted, Recipe, TrainingSpec, course, model_config, new_model, train
 from palimpsest.training.data import BatchSource
 from palimpsest.training.optimizer import build_optimizer
 from palimpsest.training.recipe import LengthStage, TextData
@@ -101,14 +101,14 @@ def test_an_epoch_of_short_rows_holds_every_token_that_an_epoch_of_long_ones_doe
 
 
 def stop_at(monkeypatch, step):
-    original = loop._Run._count
+    original = course.Course.count
 
     def count(run, tokens, *, taken):
         if run.progress.step + 1 == step:
             signal.raise_signal(signal.SIGINT)
         original(run, tokens, taken=taken)
 
-    monkeypatch.setattr(loop._Run, "_count", count)
+    monkeypatch.setattr(course.Course, "count", count)
 
 
 @pytest.mark.parametrize("documents", ["carry", "reset"])

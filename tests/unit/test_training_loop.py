@@ -18,7 +18,17 @@ from palimpsest.data.corpus import CorpusSpec
 from palimpsest.errors import InputError
 from palimpsest.records import Provenance, StepRecord, read_jsonl
 from palimpsest.schema import parse
-from palimpsest.training import Checkpoints, Interrupted, Recipe, TrainingError, loop, model_config, new_model, train
+from palimpsest.training import (
+    Checkpoints,
+    Interrupted,
+    Recipe,
+    TrainingError,
+    course,
+    loop,
+    model_config,
+    new_model,
+    train,
+)
 from palimpsest.training.data import Batch
 from palimpsest.training.loop import accumulate_gradients, recompute_activations
 from palimpsest.training.state import pretrained_model
@@ -63,14 +73,14 @@ def assert_same_run(one, other):
 
 def stop_at(monkeypatch, step, action):
     """Do something when the update with this number has been computed, before it is counted."""
-    original = loop._Run._count
+    original = course.Course.count
 
     def count(run, tokens, *, taken):
         if run.progress.step + 1 == step:
             action()
         original(run, tokens, taken=taken)
 
-    monkeypatch.setattr(loop._Run, "_count", count)
+    monkeypatch.setattr(course.Course, "count", count)
 
 
 def poison(monkeypatch, steps, *, loss=None):
@@ -193,7 +203,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(finished, dat
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(finished, data, tmp_path, monkeypatch, name):
-    original = loop.write_checkpoint
+    original = course.write_checkpoint
 
     def write(directory, learner, tokenizer, progress):
         original(directory, learner, tokenizer, progress)
@@ -202,7 +212,7 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(finished, data, t
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_checkpoint", write)
+        patch.setattr(course, "write_checkpoint", write)
         with pytest.raises(InputError, match=r"The disk is full: .*step-4 could not be written"):
             train(recipe(data), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]

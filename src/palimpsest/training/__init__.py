@@ -2,7 +2,8 @@
 
 from palimpsest.training.checkpoint import Checkpoints, resolve_checkpoint
 from palimpsest.training.console import Interrupted
-from palimpsest.training.loop import TrainingError, train
+from palimpsest.training.course import TrainingError
+from palimpsest.training.loop import train
 from palimpsest.training.recipe import (
     MixtureData,
     ModelSpec,

@@ -7,11 +7,8 @@ it and its own number, so that a run can stop anywhere and continue to the same 
 
 import logging
 import math
-import signal
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +18,10 @@ from torch import Tensor, nn
 from palimpsest.data import IGNORED
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
-from palimpsest.records import LayerMetrics, Provenance, StepRecord, write_json
+from palimpsest.records import Provenance, write_json
 from palimpsest.training.checkpoint import Checkpoints, disk_full_as_input_error, resolve_checkpoint
-from palimpsest.training.console import Interrupted, progress_bar, stop_on_signals
+from palimpsest.training.console import progress_bar, stop_on_signals
+from palimpsest.training.course import Course
 from palimpsest.training.data import Batch, BatchSource, batch_source
 from palimpsest.training.metrics import MetricsLog, layer_metrics
 from palimpsest.training.optimizer import build_optimizer, set_learning_rates
@@ -37,15 +35,10 @@ from palimpsest.training.state import (
     new_model,
     pretrained_model,
     read_checkpoint,
-    write_checkpoint,
 )
 from palimpsest.training.truncation import Passage, cut, longest_stream, passages, whole
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingError(InputError):
-    """Training cannot go on: losses or gradients stay not finite."""
 
 
 def train(recipe: Recipe, run_dir: Path | str, *, progress: bool = False) -> Path:
@@ -74,29 +67,22 @@ def train(recipe: Recipe, run_dir: Path | str, *, progress: bool = False) -> Pat
         run = _open(recipe, run_dir, None if newest is None else newest.path)
         with (
             stop_on_signals() as request,
-            progress_bar(recipe.name, recipe.training.steps, run.progress, wanted=progress) as report,
+            progress_bar(recipe.name, recipe.training.steps, run.course.progress, wanted=progress) as report,
         ):
-            while run.progress.step < recipe.training.steps:
+            while run.course.progress.step < recipe.training.steps:
                 loss = run.advance()
-                report(run.progress, loss)
+                report(run.course.progress, loss)
                 if request.signum is not None:
-                    run.stop(request.signum)
-        return run.save()
+                    run.course.stop(request.signum)
+        return run.course.save()
 
 
 class _Run:
-    """A run between two updates."""
+    """A run whose updates are made of the rows of a source."""
 
-    def __init__(self, recipe: Recipe, source: BatchSource, learner: Learner, begin: Progress, run_dir: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, source: BatchSource, course: Course) -> None:
         self.source = source
-        self.learner = learner
-        self.progress = begin
-        self.last_good = begin
-        self.saved_step = begin.step
-        self.checkpoints = Checkpoints(run_dir / CHECKPOINTS, recipe.training.keep_checkpoints)
-        self.log = MetricsLog(run_dir / METRICS)
-        self._clock = time.perf_counter()
+        self.course = course
 
     def advance(self) -> float:
         """Take or skip one update, log and save where that is due, and return the loss.
@@ -105,7 +91,8 @@ class _Run:
             InputError: the disk is full.
             TrainingError: too many updates in a row were not finite.
         """
-        training, (model, optimizer), step = self.recipe.training, self.learner, self.progress.step
+        course = self.course
+        training, (model, optimizer), step = course.training, course.learner, course.progress.step
         rates = set_learning_rates(optimizer, step, training)
         batches = [self.source.batch(step, micro) for micro in range(training.accumulation)]
         loss = accumulate_gradients(
@@ -117,90 +104,18 @@ class _Run:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         taken = math.isfinite(loss) and math.isfinite(norm)
-        self._count(sum(batch.tokens for batch in batches), taken=taken)
+        course.count(sum(batch.tokens for batch in batches), taken=taken)
         if taken:
-            due = self.progress.step % training.log_every == 0 or self.progress.step in (1, training.steps)
-            layers = layer_metrics(model, batches[0].to(model.device)) if due else None
+            layers = layer_metrics(model, batches[0].to(model.device)) if course.is_logged else None
             nn.utils.clip_grads_with_norm_(model.parameters(), training.clip_norm, norm)
             optimizer.step()
             if layers is not None:
-                self.log.append(self._record(loss, rates, float(norm), layers, batches[0].input_ids.shape[1]))
+                course.note(loss, rates, float(norm), layers, batches[0].input_ids.shape[1])
         optimizer.zero_grad()
         if not taken:
-            self._skipped(loss, float(norm))
-        if self.progress.step % training.checkpoint_every == 0:
-            self.save()
+            course.skip(loss, float(norm))
+        course.save_if_due()
         return loss
-
-    def save(self) -> Path:
-        """Save a checkpoint of the present step, unless there is one.
-
-        Raises:
-            InputError: the disk is full.
-        """
-        step = self.progress.step
-        if step == self.saved_step:
-            return self.checkpoints.path(step)
-        self.log.sync()
-        path = self.checkpoints.save(
-            step, lambda directory: write_checkpoint(directory, self.learner, self.source.tokenizer, self.progress)
-        )
-        self.saved_step = step
-        return path
-
-    def stop(self, signum: int) -> NoReturn:
-        """Save and leave, because a signal asked for it."""
-        path = self.save()
-        name = signal.Signals(signum).name
-        sentence = f"Stopped by {name} after step {self.progress.step}, saved in {path}; the same command continues."
-        logger.warning(sentence)
-        raise Interrupted(signum, sentence)
-
-    def _count(self, tokens: int, *, taken: bool) -> None:
-        """Move on by one update."""
-        now, before = time.perf_counter(), self.progress
-        self.progress = Progress(
-            step=before.step + 1,
-            tokens=before.tokens + tokens,
-            skipped=before.skipped + (not taken),
-            bad_in_a_row=0 if taken else before.bad_in_a_row + 1,
-            seconds=before.seconds + now - self._clock,
-        )
-        self._clock = now
-        if taken:
-            self.last_good = self.progress
-
-    def _record(
-        self, loss: float, rates: tuple[float, float], norm: float, layers: tuple[LayerMetrics, ...], row_length: int
-    ) -> StepRecord:
-        return StepRecord(
-            step=self.progress.step,
-            tokens=self.progress.tokens,
-            loss=loss,
-            learning_rate=rates[0],
-            gate_learning_rate=rates[1],
-            grad_norm=norm,
-            skipped=self.progress.skipped,
-            seconds=self.progress.seconds,
-            layers=layers,
-            row_length=row_length,
-        )
-
-    def _skipped(self, loss: float, norm: float) -> None:
-        """Say that an update was skipped, and stop if it was one too many."""
-        last, bad, size = self.progress.step, self.progress.bad_in_a_row, self.source.batch_size
-        rows = f"rows {(last - bad) * size} to {last * size - 1} of the data"
-        logger.warning("Step %d was skipped: its loss is %g and the norm of its gradient %g.", last, loss, norm)
-        if bad < self.recipe.training.max_bad_steps:
-            return
-        self.progress = self.last_good
-        if self.progress.step > self.saved_step:
-            self.save()
-        raise TrainingError(
-            f"Training stopped: the {bad} updates up to step {last} ({rows}) all had a loss or gradient that is not "
-            f"finite; the weights are unchanged since step {self.last_good.step}; a lower learning_rate or clip_norm "
-            "in a new run may help."
-        )
 
 
 def accumulate_gradients(
@@ -314,7 +229,7 @@ def _open(recipe: Recipe, run_dir: Path, resume: Path | None) -> _Run:
     begin = Progress() if resume is None else read_checkpoint(resume, learner)
     _record_origin(recipe, learner.model, source, run_dir / PROVENANCE)
     MetricsLog(run_dir / METRICS).rewind(begin.step)
-    return _Run(recipe, source, learner, begin, run_dir)
+    return _Run(source, Course(recipe.training, learner, source.tokenizer, begin, run_dir))
 
 
 def _require_vocabulary(model: PalimpsestForCausalLM, source: BatchSource, init: Path) -> None:

@@ -2,8 +2,9 @@
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import yaml
 
@@ -20,6 +21,18 @@ DATA = "data"
 LOCK = ".lock"
 
 
+class Written(Protocol):
+    """A recipe that a run directory holds a copy of."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of its content."""
+        ...
+
+    def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]:
+        """Return its content as JSON."""
+        ...
+
+
 @contextlib.contextmanager
 def claim(run_dir: Path, recipe: Recipe) -> Iterator[None]:
     """Hold a run directory for this process, making it if need be.
@@ -27,7 +40,19 @@ def claim(run_dir: Path, recipe: Recipe) -> Iterator[None]:
     Raises:
         InputError: it belongs to another recipe, holds something else, or another process is training in it.
     """
-    _require_own(run_dir, recipe)
+    with claimed(run_dir, recipe, RECIPE, load_recipe):
+        write_recipe(run_dir / RECIPE, recipe)
+        yield
+
+
+@contextlib.contextmanager
+def claimed(run_dir: Path, recipe: Written, name: str, load: Callable[[Path], Written]) -> Iterator[None]:
+    """Hold a run directory whose recipe, once there is one, is the file ``name``.
+
+    Raises:
+        InputError: as ``claim``.
+    """
+    _require_own(run_dir, recipe, name, load)
     run_dir.mkdir(parents=True, exist_ok=True)
     with open(run_dir / LOCK, "w") as lock:
         try:
@@ -36,18 +61,22 @@ def claim(run_dir: Path, recipe: Recipe) -> Iterator[None]:
             raise InputError(
                 f"Another process is training in {run_dir}; wait for it or choose another directory."
             ) from error
-        _require_own(run_dir, recipe)  # it may have been made while we were looking
-        if not (run_dir / RECIPE).exists():
-            text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            write_atomic(run_dir / RECIPE, text)
+        _require_own(run_dir, recipe, name, load)  # it may have been made while we were looking
         yield
 
 
-def _require_own(run_dir: Path, recipe: Recipe) -> None:
+def write_recipe(path: Path, recipe: Written) -> None:
+    """Write the recipe of a run, unless it is there."""
+    if not path.exists():
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_atomic(path, text)
+
+
+def _require_own(run_dir: Path, recipe: Written, name: str, load: Callable[[Path], Written]) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir} is a file; give a directory for the run.")
-    if (run_dir / RECIPE).exists():
-        there = load_recipe(run_dir / RECIPE)
+    if (run_dir / name).exists():
+        there = load(run_dir / name)
         if there.digest() != recipe.digest():
             different = first_difference(there.model_dump(mode="json"), recipe.model_dump(mode="json"))
             assert different is not None  # the digests are of these values

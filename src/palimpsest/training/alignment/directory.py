@@ -1,28 +1,25 @@
 """The run directory of an alignment: whose it is, where it comes from, and what it says about preferences."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.models.flops import flops_per_token
-from palimpsest.records import Provenance, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.records import Provenance, read_jsonl, write_json, write_jsonl
 from palimpsest.records.base import Record
-from palimpsest.schema import first_difference
 from palimpsest.training.alignment.recipe import AlignmentRecipe, DpoSpec, load_alignment
 from palimpsest.training.alignment.rows import AlignmentRows
 from palimpsest.training.checkpoint import disk_full_as_input_error
 from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
-from palimpsest.training.run import LOCK, PROVENANCE
+from palimpsest.training.run import PROVENANCE, claimed, write_recipe
 
 ALIGNMENT = "alignment.yaml"
 """The recipe of an alignment, in its run directory; ``recipe.yaml`` is that of a training."""
@@ -75,39 +72,13 @@ class PreferenceLog:
             out.write(record.model_dump_json() + "\n")
 
 
-@contextlib.contextmanager
-def claim_alignment(run_dir: Path, recipe: AlignmentRecipe) -> Iterator[None]:
+def claim_alignment(run_dir: Path, recipe: AlignmentRecipe) -> AbstractContextManager[None]:
     """Hold a run directory for this process, making it if need be.
 
     Raises:
-        InputError: it belongs to another recipe, holds something else, or another process is at work in it.
+        InputError: it belongs to another recipe, holds something else, or another process is training in it.
     """
-    _require_own(run_dir, recipe)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
-        except BlockingIOError as error:
-            raise InputError(f"Another process is at work in {run_dir}; wait for it or choose another.") from error
-        _require_own(run_dir, recipe)  # it may have been made while we were looking
-        yield
-
-
-def _require_own(run_dir: Path, recipe: AlignmentRecipe) -> None:
-    if run_dir.exists() and not run_dir.is_dir():
-        raise InputError(f"{run_dir} is a file; give a directory for the run.")
-    if (run_dir / ALIGNMENT).exists():
-        there = load_alignment(run_dir / ALIGNMENT)
-        if there.digest() != recipe.digest():
-            different = first_difference(there.model_dump(mode="json"), recipe.model_dump(mode="json"))
-            assert different is not None  # the digests are of these values
-            key, old, new = different
-            raise InputError(
-                f"{run_dir} belongs to a different recipe: {key} is {old!r} there and {new!r} here; choose another run "
-                "directory, or delete this one."
-            )
-    elif run_dir.exists() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
-        raise InputError(f"{run_dir} holds other files and no alignment; give a new or empty directory.")
+    return claimed(run_dir, recipe, ALIGNMENT, load_alignment)
 
 
 def record_origin(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: AlignmentRows, run_dir: Path) -> None:
@@ -118,9 +89,7 @@ def record_origin(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: A
     Raises:
         InputError: the data have changed, or the provenance is damaged.
     """
-    if not (run_dir / ALIGNMENT).exists():
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_atomic(run_dir / ALIGNMENT, text)
+    write_recipe(run_dir / ALIGNMENT, recipe)
     path = run_dir / PROVENANCE
     if not path.exists():
         write_json(path, _provenance(recipe, model, rows))

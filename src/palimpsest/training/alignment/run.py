@@ -9,10 +9,8 @@ import importlib.util
 import logging
 import math
 import os
-import signal
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,6 @@ from palimpsest.data import load_tokenizer
 from palimpsest.data.tokenizer import vocabulary_size
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestForCausalLM
-from palimpsest.records import LayerMetrics, StepRecord
 from palimpsest.training.alignment.directory import (
     PREFERENCES,
     PreferenceLog,
@@ -32,16 +29,16 @@ from palimpsest.training.alignment.directory import (
 from palimpsest.training.alignment.recipe import AlignmentRecipe
 from palimpsest.training.alignment.rows import AlignmentRows, Tokens, alignment_rows
 from palimpsest.training.checkpoint import Checkpoints, disk_full_as_input_error, resolve_checkpoint
-from palimpsest.training.console import Interrupted, Report, StopRequest, progress_bar, stop_on_signals
+from palimpsest.training.console import Report, StopRequest, progress_bar, stop_on_signals
+from palimpsest.training.course import Course
 from palimpsest.training.data import Batch
-from palimpsest.training.loop import TrainingError
 from palimpsest.training.metrics import MetricsLog, layer_metrics
 from palimpsest.training.optimizer import build_optimizer, set_learning_rates
 from palimpsest.training.run import CHECKPOINTS, METRICS
-from palimpsest.training.state import Learner, Progress, pretrained_model, read_checkpoint, write_checkpoint
+from palimpsest.training.state import Learner, Progress, pretrained_model, read_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +70,10 @@ def align(recipe: AlignmentRecipe, run_dir: Path | str, *, progress: bool = Fals
         run = _open(recipe, run_dir, None if newest is None else newest.path)
         with (
             stop_on_signals() as request,
-            progress_bar(recipe.name, recipe.training.steps, run.progress, wanted=progress) as report,
+            progress_bar(recipe.name, recipe.training.steps, run.course.progress, wanted=progress) as report,
         ):
             run.go(request, report)
-        return run.save()
+        return run.course.save()
 
 
 def _require_one_device() -> None:
@@ -96,25 +93,12 @@ def _require_one_device() -> None:
 class _Run:
     """A run between two updates; the hooks of its optimizer make an update of what TRL has computed."""
 
-    def __init__(
-        self,
-        recipe: AlignmentRecipe,
-        rows: AlignmentRows,
-        learner: Learner,
-        tokenizer: "PreTrainedTokenizerBase",
-        begin: Progress,
-        run_dir: Path,
-    ) -> None:
-        self.recipe, self.rows, self.learner, self.tokenizer = recipe, rows, learner, tokenizer
-        self.progress = self.last_good = begin
-        self.saved_step = begin.step
-        self.run_dir = run_dir
-        self.checkpoints = Checkpoints(run_dir / CHECKPOINTS, recipe.training.keep_checkpoints)
-        self.log, self.preferences = MetricsLog(run_dir / METRICS), PreferenceLog(run_dir / PREFERENCES)
+    def __init__(self, recipe: AlignmentRecipe, rows: AlignmentRows, course: Course, run_dir: Path) -> None:
+        self.recipe, self.rows, self.course, self.run_dir = recipe, rows, course, run_dir
+        self.preferences = PreferenceLog(run_dir / PREFERENCES)
         self.request, self.report = StopRequest(), _silent
         self._losses: list[Tensor] = []
         self._tokens = 0
-        self._clock = time.perf_counter()
 
     def go(self, request: StopRequest, report: Report) -> None:
         """Make all updates that are left.
@@ -127,17 +111,17 @@ class _Run:
         from palimpsest.training.alignment.trainers import Upcoming, build_trainer
 
         self.request, self.report = request, report
-        training, (model, optimizer) = self.recipe.training, self.learner
+        training, (model, optimizer) = self.recipe.training, self.course.learner
         size = training.batch_size
-        upcoming = Upcoming(self.rows, self.progress.step * size, training.steps * size)
+        upcoming = Upcoming(self.rows, self.course.progress.step * size, training.steps * size)
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
         with torch.random.fork_rng(devices=[]):  # the trainer seeds what everybody shares
             trainer = build_trainer(
-                self.recipe, model, self._reference, optimizer, self.tokenizer, upcoming, self.run_dir
+                self.recipe, model, self._reference, optimizer, self.course.tokenizer, upcoming, self.run_dir
             )
             trainer.listener = self
-            self._clock = time.perf_counter()
+            self.course.wait()
             trainer.train()
 
     def _reference(self) -> PalimpsestForCausalLM:
@@ -158,7 +142,7 @@ class _Run:
                 named[f"rewards/{name}"] for name in ("chosen", "rejected", "accuracies", "margins")
             )
             record = PreferenceRecord(
-                step=self.progress.step, chosen=chosen, rejected=rejected, accuracy=accuracy, margin=margin
+                step=self.course.progress.step, chosen=chosen, rejected=rejected, accuracy=accuracy, margin=margin
             )
             self.preferences.append(record)
 
@@ -166,108 +150,35 @@ class _Run:
 
     def _before_step(self, optimizer: object, args: Any, kwargs: Any) -> None:
         """Set the rates and clip the gradient; leave none where anything is not finite, so that nothing is changed."""
-        training, (model, adam), step = self.recipe.training, self.learner, self.progress.step
+        course = self.course
+        training, (model, adam), step = course.training, course.learner, course.progress.step
         rates = set_learning_rates(adam, step, training)
         loss = float(torch.stack(self._losses).sum())
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         taken = math.isfinite(loss) and math.isfinite(norm)
-        self._count(taken=taken)
+        course.count(self._tokens, taken=taken)
         self._losses, self._tokens = [], 0
         if taken:
-            if self._is_due():
-                layers = layer_metrics(model, self._first_row(step))
-                self.log.append(self._record(loss, rates, float(norm), layers))
+            if course.is_logged:
+                course.note(loss, rates, float(norm), layer_metrics(model, self._first_row(step)))
             nn.utils.clip_grads_with_norm_(model.parameters(), training.clip_norm, norm)
         else:
             for parameter in model.parameters():
                 parameter.grad = None
-            self._skipped(loss, float(norm))
-        self.report(self.progress, loss)
+            course.skip(loss, float(norm))
+        self.report(course.progress, loss)
 
     def _after_step(self, optimizer: object, args: Any, kwargs: Any) -> None:
         """Save where that is due, and stop where that is asked for."""
-        if self.progress.step % self.recipe.training.checkpoint_every == 0:
-            self.save()
+        self.course.save_if_due()
         if self.request.signum is not None:
-            self._stop(self.request.signum)
-
-    def save(self) -> Path:
-        """Save a checkpoint of the present step, unless there is one.
-
-        Raises:
-            InputError: the disk is full.
-        """
-        step = self.progress.step
-        if step == self.saved_step:
-            return self.checkpoints.path(step)
-        self.log.sync()
-        path = self.checkpoints.save(
-            step, lambda directory: write_checkpoint(directory, self.learner, self.tokenizer, self.progress)
-        )
-        self.saved_step = step
-        return path
-
-    def _stop(self, signum: int) -> NoReturn:
-        path = self.save()
-        name = signal.Signals(signum).name
-        sentence = f"Stopped by {name} after step {self.progress.step}, saved in {path}; the same command continues."
-        logger.warning(sentence)
-        raise Interrupted(signum, sentence)
-
-    def _is_due(self) -> bool:
-        """Whether the update that is being made is logged."""
-        step, training = self.progress.step, self.recipe.training
-        return step % training.log_every == 0 or step in (1, training.steps)
+            self.course.stop(self.request.signum)
 
     def _first_row(self, step: int) -> Batch:
         """Return the first row of an update, the chosen answer of a pair, as one document."""
         ids = torch.tensor([_sequence(self.rows.row(step * self.recipe.training.batch_size))])
         labels, weights = torch.full_like(ids, -100), torch.ones(1)  # only gates and memories are looked at
-        return Batch(ids, labels, torch.zeros_like(ids), weights).to(self.learner.model.device)
-
-    def _count(self, *, taken: bool) -> None:
-        """Move on by one update."""
-        now, before = time.perf_counter(), self.progress
-        self.progress = Progress(
-            step=before.step + 1,
-            tokens=before.tokens + self._tokens,
-            skipped=before.skipped + (not taken),
-            bad_in_a_row=0 if taken else before.bad_in_a_row + 1,
-            seconds=before.seconds + now - self._clock,
-        )
-        self._clock = now
-        if taken:
-            self.last_good = self.progress
-
-    def _record(
-        self, loss: float, rates: tuple[float, float], norm: float, layers: tuple[LayerMetrics, ...]
-    ) -> StepRecord:
-        return StepRecord(
-            step=self.progress.step,
-            tokens=self.progress.tokens,
-            loss=loss,
-            learning_rate=rates[0],
-            gate_learning_rate=rates[1],
-            grad_norm=norm,
-            skipped=self.progress.skipped,
-            seconds=self.progress.seconds,
-            layers=layers,
-        )
-
-    def _skipped(self, loss: float, norm: float) -> None:
-        """Say that an update is skipped, and stop if it is one too many."""
-        step, bad = self.progress.step, self.progress.bad_in_a_row
-        logger.warning("Step %d is skipped: its loss is %g and the norm of its gradient %g.", step, loss, norm)
-        if bad < self.recipe.training.max_bad_steps:
-            return
-        self.progress = self.last_good
-        if self.progress.step > self.saved_step:
-            self.save()
-        raise TrainingError(
-            f"Alignment stopped: the {bad} updates up to step {step} all had a loss or gradient that is not finite; "
-            f"the weights are unchanged since step {self.last_good.step}; a lower learning_rate or clip_norm in a new "
-            "run may help."
-        )
+        return Batch(ids, labels, torch.zeros_like(ids), weights).to(self.course.learner.model.device)
 
 
 def _silent(progress: Progress, loss: float) -> None:
@@ -301,4 +212,4 @@ def _open(recipe: AlignmentRecipe, run_dir: Path, resume: Path | None) -> _Run:
     record_origin(recipe, model, rows, run_dir)
     MetricsLog(run_dir / METRICS).rewind(begin.step)
     PreferenceLog(run_dir / PREFERENCES).rewind(begin.step)
-    return _Run(recipe, rows, learner, tokenizer, begin, run_dir)
+    return _Run(recipe, rows, Course(recipe.training, learner, tokenizer, begin, run_dir), run_dir)
