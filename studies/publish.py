@@ -1,7 +1,7 @@
 """Publish a finished study: its records, compressed, into studies/NAME/results, what they say into the README.
 
-A scorecard has more rows than a README should: its primary rows go there, and all of them into
-studies/NAME/README.md.
+A scorecard has more rows than a README should: its primary rows go there, if it has a place for them, and all of them
+into studies/NAME/README.md.
 
 python studies/publish.py runs/laptop
 python studies/publish.py runs/scorecard-small --name scorecard-small
@@ -123,9 +123,11 @@ def _cells(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ").strip() for cell in cells) + " |"
 
 
-def update_readme(text: str, mark: str, section: str) -> str:
-    """Return the README with the section between its marks replaced."""
-    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+def update_readme(text: str, name: str, section: str) -> str:
+    """Return the README with what it says about a study replaced; as it is if it has no place for that study."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if begin not in text:
+        return text
     before, rest = text.split(begin)
     _, after = rest.split(end)
     return f"{before}{begin}\n{section}\n{end}{after}"
@@ -146,10 +148,10 @@ def main() -> None:
     if is_scorecard(results):
         card = load_scorecard(results)
         (results.parent / "README.md").write_text(scorecard_page(card), encoding="utf-8")
-        mark, section = "scorecard", scorecard_section(card)
+        section = scorecard_section(card)
     else:
-        mark, section = "study", readme_section(load_records(results), f"studies/{arguments.name}/results")
-    README.write_text(update_readme(README.read_text(encoding="utf-8"), mark, section), encoding="utf-8")
+        section = readme_section(load_records(results), f"studies/{arguments.name}/results")
+    README.write_text(update_readme(README.read_text(encoding="utf-8"), arguments.name, section), encoding="utf-8")
 
 
 if __name__ == "__main__":
