@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
+from continual_records import ArmCost, Results, Settings
 from continual_table import render
 from convert import dequantised_original, device, make, some_of
 from transformers import AutoTokenizer
@@ -24,7 +25,7 @@ from palimpsest.data import CorpusSpec, Document, TokenizerSpec, documents, is_h
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestConfig, convert_llama
 from palimpsest.models.flops import flops_per_token
-from palimpsest.records import PositionLossRecord, Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.records import PositionLossRecord, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from palimpsest.study.evaluate import Subject
 from palimpsest.study.perplexity import DocumentLossRecord, first_words, whole_document_loss
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
@@ -46,60 +47,6 @@ ARMS: dict[str, dict] = {
 DEFAULT_ARMS = ("ridge", "sliding_window", "transformer_xl")
 MEMORIES = ("ridge", "linear", "delta")
 BEFORE = "converted"
-
-
-class Settings(Record):
-    """What the study is run with; a folder holds the results of one choice.
-
-    ``equal`` says what all arms have alike: the ``tokens`` that they are trained on, or the ``flops`` of the first arm,
-    for which the others get more or fewer updates of the last stage.
-    """
-
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    corpus: str
-    segment_length: int
-    tokens: int
-    curriculum: tuple[tuple[int, int], ...]
-    backpropagate_segments: int | None
-    equal: Literal["tokens", "flops"]
-    steps: int
-    batch_size: int
-    learning_rate: float
-    gate_learning_rate: float
-    precision: Literal["float32", "bfloat16"]
-    documents: int
-    words: int
-
-
-class ArmCost(Record):
-    """What an arm was trained with: updates, tokens, operations by formula, and seconds of its trainings."""
-
-    arm: str
-    steps: int
-    tokens: int
-    flops: float
-    flops_per_token: float
-    seconds: tuple[float, ...]
-
-
-class Results(Record):
-    """All that was found."""
-
-    what: str
-    settings: Settings
-    costs: tuple[ArmCost, ...]
-    losses: tuple[DocumentLossRecord, ...]
-    positions: tuple[PositionLossRecord, ...]
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
-    original_sha256: str
-    data_fingerprint: str
-    date: str
 
 
 class Budget(NamedTuple):

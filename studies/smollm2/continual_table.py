@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+from continual_records import Results
 
 from palimpsest.records import PositionLossRecord
 from palimpsest.statistics import Estimate, contrast
 from palimpsest.statistics.text_probes import Range, mean_loss
 from palimpsest.study.perplexity import UNITS, DocumentLossRecord, loss_per, perplexity
-
-if TYPE_CHECKING:
-    from continual import Results
 
 R = TypeVar("R", DocumentLossRecord, PositionLossRecord)
 Key = tuple[int, str, int]
@@ -18,7 +17,7 @@ Key = tuple[int, str, int]
 BEFORE, AFTER = "converted", "trained"
 
 
-def render(results: "Results") -> str:
+def render(results: Results) -> str:
     """Return all tables of a result file."""
     chosen = results.settings
     stages = ", ".join(f"{steps} updates on rows of {length}" for length, steps in chosen.curriculum)
@@ -52,7 +51,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
-def _costs(results: "Results") -> str:
+def _costs(results: Results) -> str:
     rows = (
         (
             cost.arm,
