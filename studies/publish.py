@@ -15,6 +15,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from scorecard_tables import tables
+
 from palimpsest.records import RowRecord, ScorecardRecord
 from palimpsest.report import StudyResults, headline_figure, headline_table, load_records
 from palimpsest.report.scorecard import load_scorecard
@@ -147,7 +149,8 @@ def main() -> None:
         publish(arguments.study / "records", results)
     if is_scorecard(results):
         card = load_scorecard(results)
-        (results.parent / "README.md").write_text(scorecard_page(card), encoding="utf-8")
+        page = f"{scorecard_page(card)}\n{tables(results, card)}".rstrip() + "\n"
+        (results.parent / "README.md").write_text(page, encoding="utf-8")
         section = scorecard_section(card)
     else:
         section = readme_section(load_records(results), f"studies/{arguments.name}/results")
