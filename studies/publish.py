@@ -112,6 +112,12 @@ def scorecard_page(card: ScorecardRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
+def whole_page(results: Path) -> str:
+    """Return the page of a scorecard: its rows, then what every arm did."""
+    card = load_scorecard(results)
+    return f"{scorecard_page(card)}\n{tables(results, card)}".rstrip() + "\n"
+
+
 def _tally(card: ScorecardRecord) -> str:
     counts = Counter(row.verdict if row.tested else "not tested" for row in card.rows)
     return f"{len(card.rows)} rows: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) + "."
@@ -148,10 +154,8 @@ def main() -> None:
             parser.error("give the directory of a finished study, or --readme-only")
         publish(arguments.study / "records", results)
     if is_scorecard(results):
-        card = load_scorecard(results)
-        page = f"{scorecard_page(card)}\n{tables(results, card)}".rstrip() + "\n"
-        (results.parent / "README.md").write_text(page, encoding="utf-8")
-        section = scorecard_section(card)
+        (results.parent / "README.md").write_text(whole_page(results), encoding="utf-8")
+        section = scorecard_section(load_scorecard(results))
     else:
         section = readme_section(load_records(results), f"studies/{arguments.name}/results")
     README.write_text(update_readme(README.read_text(encoding="utf-8"), arguments.name, section), encoding="utf-8")
