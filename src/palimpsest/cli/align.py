@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palimpsest.cli.console import list_of, output, resumable
-from palimpsest.cli.models import CheckpointPath
+from palimpsest.cli.models import CheckpointPath, RecipePath, RunDirectory
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,10 +21,8 @@ def register(app: typer.Typer) -> None:
 
 
 def align(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
-    ] = None,
+    recipe: RecipePath,
+    out: RunDirectory = None,
 ) -> None:
     """Fine-tune a checkpoint on chats (SFT) or preferences (DPO); the same command resumes an interrupted run."""
     from palimpsest.training.alignment import align as run_alignment

@@ -74,6 +74,12 @@ def _show_tasks(wanted: bool) -> None:
         raise typer.Exit
 
 
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.", show_default=False)]
+RunDirectory = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
     app.command("train", epilog="Example: palimpsest train recipes/tiny-ridge.yaml")(train)
@@ -83,10 +89,8 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
-    ] = None,
+    recipe: RecipePath,
+    out: RunDirectory = None,
 ) -> None:
     """Train by a recipe; the same command resumes an interrupted run and ends with the same weights."""
     from palimpsest.training import load_recipe
