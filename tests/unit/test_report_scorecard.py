@@ -13,7 +13,7 @@ from palimpsest.errors import InputError
 from palimpsest.records import RowRecord, write_json
 from palimpsest.report.document import POLICY
 from palimpsest.report.scorecard import load_scorecard, write_scorecard
-from palimpsest.report.scorecard_rows import ALL, reasons
+from palimpsest.report.scorecard_rows import ALL, absent, reasons
 
 DRAWN = (1, 2, 4, 11)
 
@@ -72,9 +72,11 @@ def test_the_page_is_one_closed_file(index: Path, page: Page):
     assert len(ids) == len(set(ids))
 
 
-def test_every_demand_has_a_line_in_the_order_of_names(text: str):
-    lines = re.findall(r'<tr><th scope="row">(?:<a [^>]*>)?(E\d\d[a-z]?)', section(text, "rows"))
-    assert lines == sorted([*ALL, "E08b"])
+def test_every_row_has_a_line_in_the_order_of_names(text: str):
+    overview = section(text, "rows")
+    lines = re.findall(r'<tr><th scope="row">(?:<a [^>]*>)?(E\d\d[a-z]?)', overview)
+    assert lines == sorted({*ALL, "E08b"} - {"E21"})
+    assert "Not part of this study: E21." in overview
 
 
 def test_a_line_says_its_verdict_in_words_and_in_shapes_its_numbers_and_its_seeds(text: str):
@@ -109,16 +111,24 @@ def test_the_tally_counts_verdicts_and_what_was_not_tested(page: Page):
     tested = [row.verdict for row in some_rows() if row.tested]
     for word in ("PASS", "FAIL", "INCONCLUSIVE"):
         assert f"{tested.count(word)} {word}" in page.text
-    assert "3 NOT TESTED" in page.text
+    assert "2 NOT TESTED" in page.text
 
 
 def test_why_rows_were_not_tested(text: str):
-    assert set(reasons(make_card(some_rows()))) == {"E03", "E21", "E25"}
+    assert set(reasons(make_card(some_rows()))) == {"E03", "E25"}
     untested = section(text, "untested")
     assert "<dt>E03</dt><dd>One million tokens need a larger model.</dd>" in untested
-    assert "<dt>E21</dt><dd>It is not part of this study.</dd>" in untested
+    assert "Not part of this study: E21." in untested
     assert '<span class="word">NOT TESTED</span>' in section(text, "e25")
     assert "FAIL</span>" not in section(text, "e25")
+
+
+def test_the_demands_that_a_study_is_silent_on_are_one_sentence():
+    three = tuple(row for row in some_rows() if row.id in ("E04", "E05", "E08b"))
+    card = make_card(three).model_copy(update={"untested": {"E31": "No oracle."}})
+    assert absent(card) == "Not part of this study: E01 to E03, E06, E07 and E09 to E30."
+    assert absent(make_card(some_rows())) == "Not part of this study: E21."
+    assert absent(card.model_copy(update={"untested": dict.fromkeys(ALL, "No.")})) == ""
 
 
 @pytest.mark.parametrize(("number", "outcome"), [(1, "refuted here"), (6, "confirmed here"), (11, "open")])
@@ -167,8 +177,8 @@ def test_the_header_says_what_was_fixed_opened_and_changed(page: Page):
 
 def test_the_tables_hold_all_numbers(index: Path):
     rows, estimates, facts = (rows_of(index.parent / "tables" / f"{n}.csv") for n in ("rows", "estimates", "facts"))
-    assert [row["row"] for row in rows] == sorted([*ALL, "E08b"])
-    assert {row["row"]: row["verdict"] for row in rows}["E21"] == "NOT TESTED"
+    assert [row["row"] for row in rows] == sorted({*ALL, "E08b"} - {"E21"})
+    assert {row["row"]: row["verdict"] for row in rows}["E25"] == "NOT TESTED"
     assert {row["row"]: row["outcome"] for row in rows}["E06"] == "confirmed here"
     expected = {(row.id, name): found.mean for row in some_rows() for name, found in row.estimates.items()}
     assert {(row["row"], row["quantity"]): float(row["mean"]) for row in estimates} == expected
@@ -248,7 +258,7 @@ def test_numbers_that_do_not_exist_are_said_to_be_missing(tmp_path: Path):
 def test_a_card_without_rows_or_answers_is_a_page(tmp_path: Path):
     write_json(tmp_path / "scorecard.json", make_card(()))
     page = Page(write_scorecard(tmp_path, tmp_path / "report").read_text(encoding="utf-8"))
-    assert "31 NOT TESTED" in page.text
+    assert "Not part of this study: E01, E02 and E04 to E31." in page.text
     assert "No answers were recorded." in page.text
     assert_harmless(page)
 

@@ -14,6 +14,7 @@ from palimpsest.report.scorecard_figures import row_figure, shown_arms
 from palimpsest.report.scorecard_items import Asked, items_main, load_asked
 from palimpsest.report.scorecard_rows import (
     Place,
+    absent,
     anchor,
     check_rows,
     data_tables,
@@ -234,12 +235,12 @@ def _provenance(card: ScorecardRecord) -> Html:
 
 def _untested(card: ScorecardRecord) -> Html:
     why = reasons(card)
-    if not why:
-        return element("p", {"class": "nothing"}, "All rows were tested.")
     entries = [
         joined([element("dt", None, name), element("dd", None, prose(sentence))]) for name, sentence in why.items()
     ]
-    return element("dl", {"class": "limits"}, *entries)
+    rows = element("dl", {"class": "limits"}, *entries) if why else ""
+    others = absent(card) or ("" if why else "All rows were tested.")
+    return joined([rows, element("p", {"class": "nothing"}, others) if others else ""])
 
 
 def _items_page(card: ScorecardRecord, asked: Asked, place: Place) -> str:

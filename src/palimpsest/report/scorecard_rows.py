@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -60,11 +61,24 @@ def status(row: RowRecord) -> str:
 
 
 def reasons(card: ScorecardRecord) -> dict[str, str]:
-    """Return why rows were not tested, by their names; every demand without a row is among them."""
-    covered = {name[:3] for name in (*(row.id for row in card.rows), *card.untested)}
-    absent = {name: "It is not part of this study." for name in ALL if name not in covered}
+    """Return why rows were not tested, by their names, where the study gives a reason."""
     judged = {row.id: row.note or row.sentence for row in card.rows if not row.tested}
-    return dict(sorted({**absent, **card.untested, **judged}.items()))
+    return dict(sorted({**card.untested, **judged}.items()))
+
+
+def absent(card: ScorecardRecord) -> str:
+    """Return a sentence on the demands that the study says nothing of, "" where there is none."""
+    covered = {name[:3] for name in (*(row.id for row in card.rows), *card.untested)}
+    spans: list[list[str]] = []
+    for before, name in pairwise((None, *ALL)):
+        if name in covered or name is None:
+            continue
+        if spans and spans[-1][-1] == before:
+            spans[-1].append(name)
+        else:
+            spans.append([name])
+    names = [name for span in spans for name in (span if len(span) < 3 else [f"{span[0]} to {span[-1]}"])]
+    return f"Not part of this study: {listed(names)}." if names else ""
 
 
 def tally(card: ScorecardRecord) -> Html:
@@ -87,13 +101,14 @@ def overview(card: ScorecardRecord) -> Html:
             rows[name] = [name, _verdict(UNTESTED), None, prose(why), None, None]
     columns = [Column("row", head=True), Column("verdict"), Column("demand"), Column("claim, or why it was not tested")]
     columns += [Column("what the rule asks for"), Column("seeds")]
-    caption = "E01 to E31; n is the number of units that an interval rests on, seeds how many trainings of each arm"
+    caption = "n is the number of units that an interval rests on, seeds how many trainings of each arm"
     table = table_html(Table("", caption, columns, [rows[name] for name in sorted(rows)]))
     primaries = [element("a", {"href": f"#{anchor(row)}"}, row.id) for row in card.rows if row.primary]
     family = joined(["Primary rows, one family for Holm's correction: ", *between(primaries, ", "), "."])
     since = "; what was changed since stands above" if card.deviations else ""
     words = f"Every claim and its rule were written down before the run{since}. INCONCLUSIVE asks for more evidence."
-    parts = [element("p", None, words), table, element("p", None, family) if primaries else "", _file("rows")]
+    parts = [element("p", None, words), table, element("p", None, family) if primaries else ""]
+    parts += [element("p", None, absent(card)), _file("rows")]
     return element("div", {"class": "overview"}, *parts)
 
 
