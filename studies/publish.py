@@ -1,7 +1,7 @@
 """Publish a finished study: its records, compressed, into studies/NAME/results, what they say into the README.
 
-A scorecard has more rows than a README should: its primary rows go there, if it has a place for them, and all of them
-into studies/NAME/README.md.
+Scorecards and studies with several grids say more than a README should: they have pages of their own,
+studies/NAME/README.md, and only the primary rows of a scorecard go into the README, if it has a place for them.
 
 python studies/publish.py runs/laptop
 python studies/publish.py runs/scorecard-small --name scorecard-small
@@ -13,13 +13,18 @@ import gzip
 import lzma
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from scorecard_tables import tables
+import grid_tables
+import scorecard_tables
 
 from palimpsest.records import RowRecord, ScorecardRecord
 from palimpsest.report import StudyResults, headline_figure, headline_table, load_records
+from palimpsest.report.page import GRIDS
 from palimpsest.report.scorecard import load_scorecard
+from palimpsest.schema import parse_yaml
+from palimpsest.study.spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -40,7 +45,7 @@ def publish(records: Path, results: Path) -> None:
             target.with_name(f"{name}.jsonl.xz").write_bytes(lzma.compress(lines))
         else:
             shutil.copyfile(path, target)
-    if not is_scorecard(results):
+    if not has_page(results):
         (results / "figure.svg").write_text(headline_figure(load_records(results)), encoding="utf-8")
 
 
@@ -49,10 +54,14 @@ def is_scorecard(results: Path) -> bool:
     return (results / SCORECARD).exists()
 
 
+def has_page(results: Path) -> bool:
+    """Whether a study has a page of its own besides the README."""
+    return is_scorecard(results) or (results / GRIDS).exists()
+
+
 def readme_section(results: StudyResults, folder: str) -> str:
     """Return what the README says about a study, all of it from its records."""
     study = results.study
-    verdicts = [f"| {v.verdict} | {v.statement} | {v.sentence} |" for v in results.verdicts]
     seeds = f"{len(study.seeds)} training seeds" if len(study.seeds) > 1 else "1 training seed"
     return "\n".join(
         [
@@ -66,11 +75,33 @@ def readme_section(results: StudyResults, folder: str) -> str:
             f"The claims were written down before the first run ([study file](studies/{study.name}.yaml)); what was "
             "changed after earlier runs is in the [log](docs/log.md).",
             "",
-            "| verdict | claim | found |",
-            "|---|---|---|",
-            *verdicts,
+            *_verdicts(results),
         ]
     )
+
+
+def grids_page(results: Path) -> str:
+    """Return the page of a study with several grids: what was claimed, then what every arm did."""
+    found = load_records(results)
+    spec = parse_yaml(StudySpec, ROOT / "studies" / f"{found.study.name}.yaml")
+    lines = [
+        f"# {spec.name}",
+        "",
+        " ".join(spec.question.split()),
+        "",
+        f"{_source(spec.name)} with figures and single items ([study file](../{spec.name}.yaml)).",
+        "",
+    ]
+    if found.verdicts:
+        counts = Counter(each.verdict for each in found.verdicts)
+        tally = f"Written down before the run. {_counted(len(found.verdicts), 'claims', counts)}"
+        lines += ["## Claims", "", tally, "", *_verdicts(found), ""]
+    return "\n".join([*lines, grid_tables.tables(results, spec)]).rstrip() + "\n"
+
+
+def _verdicts(results: StudyResults) -> list[str]:
+    rows = [_cells(each.verdict, each.statement, each.sentence) for each in results.verdicts or ()]
+    return ["| verdict | claim | found |", "|---|---|---|", *rows]
 
 
 def scorecard_section(card: ScorecardRecord) -> str:
@@ -101,10 +132,7 @@ def _numbers(row: RowRecord) -> str:
 def scorecard_page(card: ScorecardRecord) -> str:
     """Return every row of a scorecard as a page of Markdown."""
     lines = [f"# {card.name}", "", card.question, "", _tally(card), ""]
-    lines += [
-        f"Made from the records in `results`; `palimpsest study report studies/{card.name}/results --out DIR` shows"
-    ]
-    lines += ["them as a page with figures and single items.", "", "## Rows", ""]
+    lines += [f"{_source(card.name)}", "with figures and single items.", "", "## Rows", ""]
     lines += ["| row | verdict | claim | published | found |", "|---|---|---|---|---|"]
     lines += [_cells(_name(row), row.verdict, row.claim, row.published or "", row.sentence) for row in card.rows]
     for title, sentences in (("Deviations from what was fixed before", card.deviations), ("Opened", card.opened)):
@@ -113,14 +141,24 @@ def scorecard_page(card: ScorecardRecord) -> str:
 
 
 def whole_page(results: Path) -> str:
-    """Return the page of a scorecard: its rows, then what every arm did."""
+    """Return the page of a study that has one: rows or claims, then what every arm did."""
+    if not is_scorecard(results):
+        return grids_page(results)
     card = load_scorecard(results)
-    return f"{scorecard_page(card)}\n{tables(results, card)}".rstrip() + "\n"
+    return f"{scorecard_page(card)}\n{scorecard_tables.tables(results, card)}".rstrip() + "\n"
+
+
+def _source(name: str) -> str:
+    return f"Made from the records in `results`; `palimpsest study report studies/{name}/results --out DIR` shows them"
 
 
 def _tally(card: ScorecardRecord) -> str:
-    counts = Counter(row.verdict if row.tested else "not tested" for row in card.rows)
-    return f"{len(card.rows)} rows: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()) + "."
+    return _counted(len(card.rows), "rows", Counter(row.verdict if row.tested else "not tested" for row in card.rows))
+
+
+def _counted(number: int, what: str, verdicts: Mapping[str, int]) -> str:
+    counts = Counter(verdicts).most_common()
+    return f"{number} {what}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts) + "."
 
 
 def _name(row: RowRecord) -> str:
@@ -153,8 +191,9 @@ def main() -> None:
         if arguments.study is None:
             parser.error("give the directory of a finished study, or --readme-only")
         publish(arguments.study / "records", results)
-    if is_scorecard(results):
+    if has_page(results):
         (results.parent / "README.md").write_text(whole_page(results), encoding="utf-8")
+    if is_scorecard(results):
         section = scorecard_section(load_scorecard(results))
     else:
         section = readme_section(load_records(results), f"studies/{arguments.name}/results")

@@ -1,19 +1,16 @@
 """What the models of a scorecard answered, predicted and opened, arm by arm, as Markdown made from its records."""
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from arm_tables import Value, arm_table, gates_of, percent
+
 from palimpsest.records import ItemRecord, PositionLossRecord, ScorecardRecord, StepRecord, line_files, read_jsonl
-from palimpsest.statistics import Estimate, estimate_across_seeds
 
 INTACT, SAMPLES = "none", ".samples"
-NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 VERSIONS = 12
 """A fact with more values than this tells items apart, and not versions of a task."""
-Values = dict[str, dict[str, tuple[list[float], list[int]]]]
-"""By arm and column: values, and the training seed behind each."""
 
 
 def tables(results: Path, card: ScorecardRecord) -> str:
@@ -46,8 +43,8 @@ def _answers(name: str, path: Path, unbounded: set[str]) -> str:
     def column(item: ItemRecord) -> str:
         return ", ".join([f"{item.length} tokens", *(_said(fact, item.facts[fact]) for fact in varied)])
 
-    values = _collected((item.arm, column(item), float(item.exact), item.seed) for item in items)
-    return _table(f"Right answers, percent: {name}", values, lambda share: f"{100 * min(max(share, 0.0), 1.0):.0f}")
+    values = [Value(item.arm, column(item), float(item.exact), item.seed) for item in items]
+    return arm_table(f"Right answers, percent: {name}", values, percent)
 
 
 def _varied(items: list[ItemRecord]) -> list[str]:
@@ -78,57 +75,14 @@ def _losses(name: str, path: Path) -> str:
             if record.position_start >= start:
                 sums[record.arm, record.seed][0] += record.nll
                 sums[record.arm, record.seed][1] += record.tokens
-        rows += [(arm, f"from {start}", nll / tokens, seed) for (arm, seed), (nll, tokens) in sums.items()]
-    return _table(f"Nats per token: {name}", _collected(rows), lambda number: f"{number:.2f}")
+        rows += [Value(arm, f"from {start}", nll / tokens, seed) for (arm, seed), (nll, tokens) in sums.items()]
+    return arm_table(f"Nats per token: {name}", rows, lambda number: f"{number:.2f}")
 
 
 def _gates(logs: Mapping[str, Path]) -> str:
     """Mean gates at the end of the training, of all layers and of each."""
-    rows = []
+    rows: list[Value] = []
     for name, path in logs.items():
         arm, _, seed = name.rpartition("-s")
-        *_, last = read_jsonl(path, StepRecord)
-        gated = [layer for layer in last.layers if layer.gates]
-        means = [(f"layer {layer.layer}", sum(layer.gates) / len(layer.gates)) for layer in gated]
-        if means:
-            rows.append((arm, "all layers", sum(mean for _, mean in means) / len(means), int(seed)))
-        rows += [(arm, layer, mean, int(seed)) for layer, mean in means]
-    return _table("Gates at the end of the training", _collected(rows), lambda number: f"{number:.2f}")
-
-
-def _collected(rows: Iterable[tuple[str, str, float, int]]) -> Values:
-    found: Values = defaultdict(dict)
-    for arm, column, value, seed in rows:
-        values, seeds = found[arm].setdefault(column, ([], []))
-        values.append(value)
-        seeds.append(seed)
-    return found
-
-
-def _table(title: str, values: Values, shown: Callable[[float], str]) -> str:
-    if not values:
-        return ""
-    columns = sorted({column for row in values.values() for column in row}, key=_natural)
-    lines = [f"### {title}", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, row in values.items():
-        cells = [_cell(_estimate(*row[column]), shown) if column in row else "–" for column in columns]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _estimate(values: list[float], seeds: list[int]) -> Estimate:
-    """Return the mean over seeds of the means of their values."""
-    own: dict[int, list[float]] = defaultdict(list)
-    for value, seed in zip(values, seeds, strict=True):
-        own[seed].append(value)
-    return estimate_across_seeds([sum(each) / len(each) for each in own.values()], list(own), within="t")
-
-
-def _cell(found: Estimate, shown: Callable[[float], str]) -> str:
-    interval = f" [{shown(found.low)}, {shown(found.high)}]" if found.bounded else ""
-    return f"{shown(found.mean)}{interval}"
-
-
-def _natural(text: str) -> list[tuple[float, str]]:
-    """Order numbers inside a text by their value."""
-    return [(float(word), "") if NUMBER.fullmatch(word) else (0.0, word) for word in text.replace(",", "").split()]
+        rows += gates_of(arm, int(seed), list(read_jsonl(path, StepRecord)))
+    return arm_table("Gates at the end of the training", rows, lambda number: f"{number:.2f}")
