@@ -27,7 +27,8 @@ HEAD = """# What is compressed, and compared with what
 "114 times smaller" says nothing without its denominator and its length. This page computes both, for the original
 (arXiv 2404.07143: 12 layers, 8 heads of 128) and for the 300M study (arXiv 2512.23862: the same heads, segments of
 1,024 tokens). It is written by `docs/compression.py` from `palimpsest/models/compression.py`; `palimpsest info` prints
-the last table for any recipe or checkpoint with a memory. The scorecard judges the claim (row E22c).
+such a table as the last one here for any recipe or checkpoint with a memory, with keys and values in float32. The
+scorecard judges the claim (row E22c).
 
 ## The published sizes
 

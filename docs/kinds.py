@@ -24,8 +24,8 @@ One layer of every kind, in a model with the sizes of the 300M study (arXiv 2512
 1,024, segments of 1,024 tokens), with the defaults of every kind, for one sequence; keys and values in bfloat16, states
 of memories in float32. Operations are multiplications and additions per token of a forward pass, without LLaMA's four
 projections. N is the segment length, T the context, d the size of a head, G the heads of keys and values, H those of
-queries, M a cache's length, W a window, C a capacity, c a ratio. `palimpsest info RECIPE` prints the same table for the
-sizes of a recipe; this page is written by `docs/kinds.py`.
+queries, M a cache's length, W a window, C a capacity, c a ratio. `palimpsest info RECIPE` prints such a table for the
+sizes of a recipe, at lengths of its own and with keys and values in float32; this page is written by `docs/kinds.py`.
 
 """
 FOOT = """

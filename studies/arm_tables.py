@@ -2,10 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from palimpsest.records import StepRecord
 from palimpsest.statistics import Estimate, Method, estimate_across_seeds
 
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -43,9 +42,9 @@ def arm_table(title: str, values: Iterable[Value], shown: Callable[[float], str]
     return "\n".join(lines)
 
 
-def gates_of(arm: str, seed: int, steps: Sequence[StepRecord]) -> list[Value]:
-    """Return the mean gates at the end of a training, of all layers and of each, none where nothing is gated."""
-    means = {layer.layer: sum(layer.gates) / len(layer.gates) for layer in steps[-1].layers if layer.gates}
+def gate_values(arm: str, seed: int, gates: Mapping[int, Sequence[float]]) -> list[Value]:
+    """Return the mean gates of a model, of all layers and of each; ``gates`` by layer, none where nothing is gated."""
+    means = {layer: sum(each) / len(each) for layer, each in gates.items() if each}
     if not means:
         return []
     return [

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from arm_tables import Value, arm_table, gates_of, percent
+from arm_tables import Value, arm_table, gate_values, percent
 
 from palimpsest.records import ItemRecord, StepRecord
 from palimpsest.report import StudyResults, load_records
@@ -97,9 +97,13 @@ def _losses(results: StudyResults) -> str:
 
 
 def _gates(results: StudyResults) -> str:
-    gates = [gates_of(run.arm, run.seed, steps) for run, steps in _trainings(results) if run.stage == STAGES[-1]]
-    values = [value for each in gates for value in each]
-    return arm_table("Gates at the end of the training", values, lambda gate: f"{gate:.2f}")
+    values = [
+        value
+        for run, steps in _trainings(results)
+        if run.stage == STAGES[-1]
+        for value in gate_values(run.arm, run.seed, {layer.layer: layer.gates for layer in steps[-1].layers})
+    ]
+    return arm_table("Gates", values, lambda gate: f"{gate:.2f}")
 
 
 def _trainings(results: StudyResults) -> list[tuple[Stage, Sequence[StepRecord]]]:

@@ -1,14 +1,21 @@
 """What the models of a scorecard answered, predicted and opened, arm by arm, as Markdown made from its records."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 
-from arm_tables import Value, arm_table, gates_of, percent
+from arm_tables import Value, arm_table, gate_values, percent
 
-from palimpsest.records import ItemRecord, PositionLossRecord, ScorecardRecord, StepRecord, line_files, read_jsonl
+from palimpsest.records import (
+    ItemRecord,
+    PositionLossRecord,
+    ProfileRecord,
+    ScorecardRecord,
+    StepRecord,
+    line_files,
+    read_jsonl,
+)
 
-INTACT, SAMPLES = "none", ".samples"
+INTACT, SAMPLES, PROFILE = "none", ".samples", "profile"
 VERSIONS = 12
 """A fact with more values than this tells items apart, and not versions of a task."""
 
@@ -18,7 +25,7 @@ def tables(results: Path, card: ScorecardRecord) -> str:
     unbounded = {arm.name for arm in card.arms if arm.reach is None}
     parts = [_answers(name, path, unbounded) for name, path in line_files(results / "items").items()]
     parts += [_losses(name, path) for name, path in line_files(results / "documents").items()]
-    parts.append(_gates(line_files(results / "metrics")))
+    parts.append(_gates(results))
     found = [part for part in parts if part]
     if not found:
         return ""
@@ -79,10 +86,17 @@ def _losses(name: str, path: Path) -> str:
     return arm_table(f"Nats per token: {name}", rows, lambda number: f"{number:.2f}")
 
 
-def _gates(logs: Mapping[str, Path]) -> str:
-    """Mean gates at the end of the training, of all layers and of each."""
-    rows: list[Value] = []
-    for name, path in logs.items():
+def _gates(results: Path) -> str:
+    """Mean gates of the finished models; a model that got old gates back has the new ones in its log."""
+    rows: dict[tuple[str, int], list[Value]] = {}
+    for name, path in line_files(results / "metrics").items():
         arm, _, seed = name.rpartition("-s")
-        rows += gates_of(arm, int(seed), list(read_jsonl(path, StepRecord)))
-    return arm_table("Gates at the end of the training", rows, lambda number: f"{number:.2f}")
+        *_, last = read_jsonl(path, StepRecord)
+        rows[arm, int(seed)] = gate_values(arm, int(seed), {layer.layer: layer.gates for layer in last.layers})
+    found: dict[tuple[str, int], dict[int, list[float]]] = {}
+    profile = line_files(results / "usage").get(PROFILE)
+    for head in read_jsonl(profile, ProfileRecord) if profile is not None else ():
+        if head.gate is not None:
+            found.setdefault((head.arm, head.seed), defaultdict(list))[head.layer].append(head.gate)
+    rows |= {model: gate_values(*model, layers) for model, layers in found.items()}
+    return arm_table("Gates", [value for values in rows.values() for value in values], lambda gate: f"{gate:.2f}")

@@ -1,6 +1,7 @@
 """What the documents say is true: their code runs, their links lead somewhere, their numbers come from the records."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -53,3 +54,12 @@ def test_the_primary_rows_in_the_readme_come_from_the_committed_records(publish)
 def test_the_page_of_a_scorecard_comes_from_the_committed_records(publish, name):
     page = publish.whole_page(ROOT / "studies" / name / "results")
     assert (ROOT / "studies" / name / "README.md").read_text(encoding="utf-8") == page
+
+
+def test_the_memory_of_reading_is_the_recorded_one():
+    record = json.loads((ROOT / "benchmarks/results/generate_memory_amd-epyc_2026-11-20.json").read_text())
+    page = (ROOT / "docs/tutorial/long-documents.md").read_text(encoding="utf-8")
+    for kind in record["kinds"]:
+        short, long = (kind[which]["peak_bytes"] / 2**20 for which in ("short", "long"))
+        numbers = f"{short:.1f} MiB | {long:.1f} MiB | {long / short:.3f} |"
+        assert f" | {kind['formula_bytes']:,} | {numbers}" in page, kind["kind"]
