@@ -9,7 +9,7 @@ from palimpsest.study.scorecard.spec import ScorecardSpec
 SEGMENT = 16
 
 
-ABOVE_ZERO = conditions(all_of("x low > 0"))
+ABOVE_ZERO = conditions(all_of("difference low > 0"))
 
 
 PAIRS = {"task": {"kind": "sym_multikey", "needles": 4}, "lengths": [96], "items": 8, "seed": 10_001}

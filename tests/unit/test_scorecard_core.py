@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rules import all_of, conditions
 from synthetic_scorecard_file import PAIRS, content, row, study
 
 from palimpsest.data import TokenizerSpec
@@ -75,6 +76,11 @@ def test_a_wrong_study_is_refused_in_one_sentence(change, message):
             {"measure": "effective_context", "given": {"documents": "test", "arm": "memory"}},
             "'test' under 'documents'",
         ),
+        (
+            {"rule": {"kind": "band_at_least", "value": 0.9}},
+            "E08 asks for 'lowest'.* Known: difference, intact, interv",
+        ),
+        ({"rule": conditions(all_of("diference low > 0"))}, "E08 asks for 'diference'.* Did you mean 'difference'"),
     ],
 )
 def test_a_row_that_cannot_be_measured_is_refused_before_anything_runs(wrong, message):

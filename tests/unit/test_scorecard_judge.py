@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import all_of, conditions
 from scipy import stats
 from synthetic_scorecard_file import ABOVE_ZERO, content, row, study
 
@@ -15,7 +16,7 @@ from palimpsest.study.scorecard import judge
 from palimpsest.study.scorecard.collect import scorecard_record
 from palimpsest.study.scorecard.findings import Findings, load_findings
 from palimpsest.study.scorecard.judge import judge_rows
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, always
 from palimpsest.study.scorecard.plan import plan_scorecard
 from palimpsest.study.scorecard.spec import RowSpec
 
@@ -33,12 +34,15 @@ def _measure(findings, given):
         half = float(stats.norm.isf((1 - level) / 2))
         return Estimate(given.z, given.z - half, given.z + half, 100, "z", level, 5)
 
-    return Measured({"x": at})
+    return Measured({"difference": at}, note="No number of what is other.")
+
+
+Z = Measure(_Given, _measure, always("difference", "other"))
 
 
 @pytest.fixture
 def of_z(monkeypatch):
-    monkeypatch.setitem(judge.MEASURES, "z", Measure(_Given, _measure))
+    monkeypatch.setitem(judge.MEASURES, "z", Z)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,8 @@ def plain():
     return study(documents={})
 
 
-BELOW_ZERO = {"all_of": [{"estimate": "x", "bound": "high", "op": "<", "value": 0}]}
+OTHER = conditions(all_of("other low > 0"))
+BELOW_ZERO = {"all_of": [{"estimate": "difference", "bound": "high", "op": "<", "value": 0}]}
 
 
 def verdicts(spec, values):
@@ -60,7 +65,7 @@ def verdicts(spec, values):
 @settings(max_examples=40, deadline=None)
 def test_the_verdicts_of_primary_rows_are_those_of_holms_procedure(plain, values):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(judge.MEASURES, "z", Measure(_Given, _measure))
+        patch.setitem(judge.MEASURES, "z", Z)
         found = verdicts(plain, values)
     rejected = holm(2 * stats.norm.sf(np.abs(values))) <= 0.05
     one_by_one = ["PASS" if z > 0 else "FAIL" for z in values]
@@ -88,8 +93,15 @@ def test_a_verdict_that_falls_to_the_correction_says_so(of_z):
 
 def test_a_rule_for_a_quantity_that_its_measure_does_not_have_is_refused(of_z):
     other = {"kind": "at_least", "value": 0.5}
-    with pytest.raises(InputError, match="asks for 'estimate'; the measure 'z' gives x"):
+    with pytest.raises(InputError, match=r"'estimate', which the measure 'z' does not give.* Known: difference, other"):
         judge_rows(Findings(spec=study(rows=[row(measure="z", given={"z": 1.0}, rule=other)], documents={})))
+
+
+def test_a_row_whose_number_the_records_do_not_give_is_open_and_says_why(of_z):
+    rows = [row(1, measure="z", given={"z": 9.0}), row(2, measure="z", given={"z": 9.0}, rule=OTHER, primary=True)]
+    judged = judge_rows(Findings(spec=study(rows=rows, documents={})))
+    assert [(each.verdict, each.tested) for each in judged.rows] == [("PASS", True), ("INCONCLUSIVE", False)]
+    assert judged.rows[1].sentence == "The records do not give 'other'. No number of what is other."
 
 
 def test_a_card_of_which_nothing_was_run_is_open_and_says_what_is_missing(tmp_path):

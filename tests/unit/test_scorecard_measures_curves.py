@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from answers_case import NEEDLES, loads
 from rules import all_of, conditions
 from synthetic_answers import SEEDS, item, measured, verdict
 
@@ -44,28 +45,6 @@ def test_a_curve_is_judged_where_it_is_lowest(share_at, seeds, expected):
         assert d50.low == pytest.approx(1000)
         assert "d50" not in found.figure.marks
     assert found.figure.log_x
-
-
-NEEDLES = {
-    "ask": ["asked"],
-    "arm": "ridge",
-    "x": "needles",
-    "knots": 4,
-    "crossings": {"k90": 0.9, "k50": 0.5},
-    "at": {"supported": 64},
-    "ratios": {"two_to_one": [2, 1]},
-    "resamples": 200,
-}
-
-
-def loads(share_at, error="other_value"):
-    draws = np.random.default_rng(5)
-    return [
-        item(f"{k}-{at}", draws.random() < share_at(k), seed=seed, facts={"needles": k}, error=error)
-        for seed in SEEDS
-        for k in (1, 2, 4, 8, 16, 32, 64, 128)
-        for at in range(40)
-    ]
 
 
 def test_capacity_is_read_off_the_curve_over_pairs():

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from answers_case import EACH, drops, halves, summary
 from rules import all_of, any_of, conditions
 from scipy import stats
 from synthetic_answers import SEEDS, item, many, measured, verdict
 
-from palimpsest.records import ProfileRecord, Provenance
+from palimpsest.records import Provenance
 from palimpsest.study.scorecard.measures.base import Missing
 
 EFFECT = conditions(
@@ -94,23 +95,6 @@ def test_the_newest_value_is_set_against_one_out_of_date():
     assert found.facts["1 rewrites, same segment: newest minus old"].mean == pytest.approx(30 / 50 - 20 / 50)
 
 
-EACH = 60
-
-
-def drops(own, other):
-    """Items whose needle is in segment 0, 1 or 2 of 4; ``own`` and ``other`` are right answers under a drop, of 60."""
-    items = []
-    for seed in SEEDS:
-        for at in range(3 * EACH):
-            segment = at % 3
-            place = {"length": 64, "distance": 64 - 1 - (segment * 16 + 8), "needle_start": segment * 16 + 3}
-            items.append(item(at, True, seed=seed, **place))
-            for gone in range(3):
-                right = at // 3 < (own if gone == segment else other)
-                items.append(item(at, right, seed=seed, intervention=f"drop[{gone}]", **place))
-    return items
-
-
 LOCATED = conditions(
     all_of("removed low >= 0.8", "largest_other high < 0.05"),
     any_of("removed high < 0.8", "largest_other low >= 0.05"),
@@ -133,48 +117,6 @@ def test_all_other_segments_are_bounded_at_once():
     found = measured("segment_drops", drops(0, EACH), {"ask": "asked", "arm": "ridge"})
     alone = stats.binomtest(120, 120).proportion_ci(1 - 0.05 / 3, method="wilson")  # 120 items, whatever the seeds
     assert found.quantities["largest_other"](0.95).high == pytest.approx(1 - alone.low, abs=0.005)
-
-
-PROFILE = {
-    "checkpoint": "sha",
-    "document_id": "d",
-    "tokens": 64,
-    "segment_length": 16,
-    "layers": 2,
-    "kind": "memory",
-    "memory": "ridge",
-    "features": "elu1",
-    "state_bytes": 1,
-    "gate": 0.5,
-    "gate_initial": 0.5,
-    "gate_shift": 0.0,
-    "memory_output": 1.0,
-    "local_output": 1.0,
-    "read_norm": 1.0,
-}
-
-
-HEADS = [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def halves(costs, rho):
-    """Items of a model whose answers are lost in proportion to what heads are swapped, and what its heads say."""
-    items, profiles = many(1.0), []
-    for seed in SEEDS:
-        for (layer, head), share in zip(HEADS, rho, strict=True):
-            profiles.append(ProfileRecord(**PROFILE, arm="ridge", seed=seed, layer=layer, head=head, rho=share))
-
-    def swapped(name, lost):
-        return [item(at, at >= round(lost * 100), seed=seed, intervention=name) for seed in SEEDS for at in range(100)]
-
-    items += swapped("swap", sum(costs))
-    for a, (layer, head) in enumerate(HEADS):
-        items += swapped(f"swap[layer={layer},head={head}]", costs[a])
-        for b in range(a + 1, 4):
-            first, second = (f"swap[layer={HEADS[i][0]},head={HEADS[i][1]}]" for i in (a, b))
-            name = f"swap[layer={layer}]" if HEADS[b][0] == layer else f"{first}+{second}"
-            items += swapped(name, costs[a] + costs[b])
-    return items, profiles
 
 
 SPECIALISED = conditions(
@@ -203,25 +145,6 @@ def test_families_keep_their_short_accuracy_up_to_their_effective_length():
     assert found.quantities["hops_lift"](0.95).mean == pytest.approx(0.884 - 0.25)
     assert found.facts["hops: effective length in tokens"].mean == 256
     assert found.figure.series[0].x == (64, 256, 1024)
-
-
-def summary(number, told, seed, arm, length=256):
-    """A summary of three facts, told at 20, 100 and near the end; ``told`` are those that are recalled."""
-    names = ("n1 r1", "n2 r2", "n3 r3")
-    starts = (20, 100, length - 16)
-    said = " ".join(fact if right else f"{fact[:3]}r9" for fact, right in zip(names, told, strict=True))
-    return item(
-        number,
-        all(told),
-        seed=seed,
-        arm=arm,
-        length=length,
-        distance=7,
-        answer=" ".join(names),
-        output=said,
-        needle_end=starts[-1] + 3,
-        facts={"starts": " ".join(map(str, starts)), "needles": 3},
-    )
 
 
 @pytest.mark.parametrize(("recalled", "expected"), [(0.6, "PASS"), (0.0, "FAIL")])

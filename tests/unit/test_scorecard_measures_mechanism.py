@@ -1,59 +1,15 @@
 """Measures of memories alone: known curves and records, known numbers, known verdicts."""
 
-import numpy as np
 import pytest
+from findings_case import cell, curve, pairs
 from rules import all_of, conditions
 from scipy import stats
 from synthetic_findings import SEEDS, head, measured, spec, verdict
 
 from palimpsest.errors import InputError
-from palimpsest.records import ItemRecord, MechanismRecord
 from palimpsest.statistics import Shape, distance_at, logistic_curve
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.base import Missing
-
-
-def cell(test, measure, share, *, load=16, theory=None, draws=24, asked=64, **changed):
-    rng = np.random.default_rng(load)
-    shares = tuple((rng.binomial(asked, share, draws) / asked).tolist())
-    return MechanismRecord(
-        test=test,
-        kind="linear",
-        memory="linear",
-        features="elu1",
-        keys="N(0,1)",
-        segment_length=32,
-        load=load,
-        codes=1024,
-        measure=measure,
-        mean=float(np.mean(shares)),
-        low=max(share - 0.05, 0.0),
-        high=min(share + 0.05, 1.0),
-        n=draws * asked,
-        draws=shares,
-        method="m",
-        theory=theory,
-        **{"size": 64, "decoding": "raw"} | changed,
-    )
-
-
-def recall(load, n50):
-    return 1 / (1 + (load / n50) ** 3)
-
-
-def curve(n50, predicted, *, size=64, decoding="raw"):
-    return [
-        cell(
-            "capacity",
-            "accuracy",
-            recall(load, n50),
-            load=load,
-            theory=recall(load, predicted),
-            size=size,
-            decoding=decoding,
-        )
-        for load in (2, 4, 8, 16, 32, 64, 128)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -116,22 +72,6 @@ def test_a_state_in_bfloat16(rounded, expected):
     assert recalled(0.95).mean == pytest.approx(0.8, abs=0.01)
     with pytest.raises(Missing, match="after 10 segments; it was after 64, 1000"):
         measured(findings, "mechanism_precision", {"memory": "linear", "updates": 10})
-
-
-def pairs(n50, seeds=SEEDS, per_load=30):
-    rng = np.random.default_rng(5)
-    return [
-        ItemRecord(
-            task="sym_multikey", version=1, item_id=f"{load}-{i}", arm="memory", seed=seed, checkpoint="c",
-            intervention="none", length=512, depth=0.0, segment_length=16, needle_start=0, needle_end=3,
-            question_start=500, distance=500, compressions=30, segments=32, locally_reachable=False, answer="1",
-            output="1", exact=bool(rng.random() < recall(load, n50)), error_class="correct", rank=1, candidates=16,
-            answer_logprob=-1.0, facts={"needles": load},
-        )
-        for seed in seeds
-        for load in (1, 2, 4, 8, 16, 32, 64, 128)
-        for i in range(per_load)
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("n50", "expected"), [(18.0, "PASS"), (2.0, "FAIL"), (10.0, "INCONCLUSIVE")])

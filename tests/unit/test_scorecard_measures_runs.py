@@ -5,31 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from findings_case import FACTORS, GAIN, MATCHED, SCHEDULE, SHARE, matched, perturbed, text
 from rules import all_of, conditions
 from scipy import stats
-from synthetic_findings import SEEDS, losses, measured, provenance, spec, steps, verdict
+from synthetic_findings import SEEDS, losses, measured, spec, steps, verdict
 
 from palimpsest.errors import InputError
-from palimpsest.records import ItemRecord, PerturbationRecord
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.base import Missing
 
-FACTORS = {"short_off": "short", "long_off": "local", "long_on": "memory"}
-GAIN = {"documents": "text", "arm": "memory", "from_position": 16, "factors": FACTORS}
-SHARE = {"documents": "text", "from_position": 16, "factors": FACTORS}
 GAIN_RULE = conditions(
     all_of("gain low > 0.005", "total low > 0", "beyond_share mean >= 0"),
     all_of("gain low > -0.005 @0.9", "gain high < 0.005 @0.9"),
     min_seeds=5,
 )
 SHARE_RULE = conditions(all_of("share low >= 0.5"), all_of("share high <= 0.2"), min_seeds=5)
-
-
-def text(levels, swapped=None, seeds=SEEDS, **more):
-    records = losses(levels, seeds=seeds, **more)
-    if swapped is not None:
-        records += losses({"memory": swapped}, seeds=seeds, intervention="swap", noise=7)
-    return Findings(spec(seeds), positions={"text": records})
 
 
 @pytest.mark.parametrize(
@@ -120,68 +110,11 @@ def test_positions_that_a_window_explains_are_refused():
         measured(findings, "matched_gain", {**MATCHED, "from_position": 100})
 
 
-MATCHED = {
-    "documents": "text",
-    "arm": "memory",
-    "baselines": ["local", "window"],
-    "from_position": 64,
-    "ask": "passkey",
-}
 MATCHED_RULE = conditions(
     all_of("gain low > 0", "retrieval low >= 0.2", "parameters high <= 0.01", "tokens high <= 0"),
     all_of("gain high < 0.005"),
     min_seeds=5,
 )
-
-
-def answer(seed, index, exact, intervention, reachable_by=()):
-    return ItemRecord(
-        task="passkey",
-        version=1,
-        item_id=f"i{index}",
-        arm="memory",
-        seed=seed,
-        checkpoint="c",
-        intervention=intervention,
-        length=64,
-        depth=0.0,
-        segment_length=16,
-        needle_start=0,
-        needle_end=3,
-        question_start=60,
-        distance=58,
-        compressions=3,
-        segments=4,
-        locally_reachable=False,
-        answer="1",
-        output="1",
-        exact=exact,
-        error_class="correct" if exact else "absent_value",
-        rank=1,
-        candidates=16,
-        answer_logprob=-1.0,
-        reachable_by=reachable_by,
-        facts={"needles": 2 ** (index % 6)},
-    )
-
-
-def matched(levels, *, right=0.9, parameters=1000, tokens=1000):
-    runs = [(arm, seed) for arm in levels for seed in SEEDS]
-    sizes = {run: provenance(parameters if run[0] == "memory" else 1000) for run in runs}
-    logs = {run: [steps(tokens=tokens if run[0] == "memory" else 1000)] for run in runs}
-    items = [
-        answer(seed, i, name == "none" and i < 100 * right, name)
-        for seed in SEEDS
-        for i in range(100)
-        for name in ("none", "swap")
-    ]
-    reached = [
-        answer(seed, 100 + i, True, name, ("window",))
-        for seed in SEEDS
-        for i in range(300)
-        for name in ("none", "swap")
-    ]
-    return replace(text(levels), provenance=sizes, steps=logs, items={"passkey": items + reached})
 
 
 @pytest.mark.parametrize(
@@ -201,17 +134,6 @@ def test_the_best_matched_baseline_must_be_beaten(changed, expected):
 def test_items_that_a_window_reaches_do_not_count():
     found = measured(matched({"local": 2.8, "window": 2.7, "memory": 2.5}), "matched_gain", MATCHED)
     assert found.quantities["retrieval"](0.95).mean == pytest.approx(0.9)
-
-
-SCHEDULE = {
-    "documents": "text",
-    "arm": "memory",
-    "baseline": "local",
-    "from_position": 16,
-    "design": "schedules",
-    "arm_schedules": ["memory", "full"],
-    "baseline_schedules": ["local", "short", "window"],
-}
 
 
 def test_the_baseline_is_credited_with_its_best_schedule():
@@ -251,29 +173,6 @@ def test_missing_and_infinite_losses_are_counted():
     assert {name: at(0.95).mean for name, at in found.quantities.items()} == {"missing": 1, "not_finite": 1, "seeds": 4}
     assert "Missing: memory (seed 4)." in found.note
     assert "not finite: local (seed 0)." in found.note
-
-
-def perturbed(rise, distances=(16, 64, 128)):
-    rng = np.random.default_rng(3)
-    return [
-        PerturbationRecord(
-            arm="memory",
-            seed=seed,
-            checkpoint="c",
-            condition=condition,
-            document_id=f"d{number}",
-            other_id="o",
-            context=192,
-            distance=distance,
-            segment_length=16,
-            tokens=64,
-            nll=64 * (2.0 + (rise(distance) if condition == "other" else 0.0) + rng.normal(0, 0.002)),
-            not_finite=0,
-        )
-        for seed in SEEDS
-        for number in range(20)
-        for condition, distance in (("true", 192), *(("other", d) for d in distances))
-    ]
 
 
 @pytest.mark.parametrize(

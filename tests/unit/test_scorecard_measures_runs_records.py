@@ -2,20 +2,17 @@
 
 import numpy as np
 import pytest
+from findings_case import FORMULA, answered, audited, costs, effects, heads
 from rules import all_of, any_of, conditions
 from scipy import stats
 from synthetic_findings import SEEDS, head, measured, provenance, spec, steps, verdict
 
-from palimpsest.records import AuditRecord, CanaryRecord, EffectRecord, StateCostRecord, ValidityRecord
+from palimpsest.records import CanaryRecord
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.base import Missing
 from palimpsest.study.scorecard.measures.runs import RUN_MEASURES
 
 GATES_RULE = conditions(all_of("lowest low >= 0.5"), all_of("decorative low >= 0.9"), min_seeds=5)
-
-
-def heads(seeds=SEEDS, **values):
-    return [head(seed, layer, number, **values) for seed in seeds for layer in (0, 1) for number in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -46,19 +43,6 @@ def test_what_a_gate_could_reach_is_the_sum_of_its_rates():
     assert facts["reachable move of a gate's logit, least over seeds"].mean == pytest.approx(100 * 0.03)
 
 
-def effects(early, late):
-    rng = np.random.default_rng(2)
-    return [
-        EffectRecord(
-            arm="memory", seed=seed, checkpoint="c", layer=layer, head=number, gate=0.5, rho=0.5,
-            effect=tuple((mean / 2 + rng.normal(0, 0.002, 20)).tolist()),
-        )
-        for seed in SEEDS
-        for layer, mean in ((0, early), (1, late))
-        for number in (0, 1)
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("early", "late", "expected"), [(0.09, 0.01, "PASS"), (0.02, 0.08, "FAIL"), (0.0, 0.0, "INCONCLUSIVE")]
 )
@@ -79,25 +63,10 @@ def test_the_share_of_early_layers(early, late, expected):
         assert (found["usage"](0.95).mean, found["fair"](0.95).mean) == (pytest.approx(0.75), 0.5)
 
 
-FORMULA = 4 * 2 * 2 * (32 * 32 + 32)
-
-
 COST_RULE = conditions(
     all_of("growth high <= 0", "formula high <= 0", "slowdown high <= 0.1"),
     any_of("growth low > 0", "formula low > 0", "slowdown low > 0.1"),
 )
-
-
-def costs(sizes, seconds):
-    def cost(arm, context, memory, local, time):
-        return StateCostRecord(
-            arm=arm, seed=0, context=context, memory_bytes=memory, local_bytes=local, seconds_per_token=time,
-            flops_per_token=1.0, parameters=1,
-        )  # fmt: skip
-
-    lengths = (1024, 4096, 16384, 65536)
-    own = [cost("memory", *each) for each in zip(lengths, sizes, (9,) * 4, seconds, strict=True)]
-    return own + [cost("full", length, 0, 1024 * length, 1.0) for length in lengths]
 
 
 @pytest.mark.parametrize(
@@ -141,14 +110,6 @@ AUDIT_RULE = conditions(
 )
 
 
-def audited(hits, reasons=()):
-    return AuditRecord(
-        document_id="d", source="s", words=100, tokens=150, ngrams=88, hits=hits, covered=0.0, eightgrams_seen=0.0,
-        longest_words=3, longest_tokens=60 if reasons else 4, same_id=False, boilerplate_cuts=0, reasons=reasons,
-        offending=(), passages=(),
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("records", "found", "expected"),
     [
@@ -184,12 +145,6 @@ def test_a_rerun_and_the_manifest():
 VALIDITY_RULE = conditions(
     all_of("perfect low >= 1", "astray high <= 0"), any_of("perfect high < 1", "astray low > 0"), min_n=1000
 )
-
-
-def answered(responder, exact, n=1000, floor=0.25):
-    return ValidityRecord(
-        task="t", knobs="{}", responder=responder, n=n, exact=exact, first=exact, floor=floor, ceiling=1.0
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,57 +3,15 @@
 import math
 
 import pytest
+from findings_case import UPDATES, gates, gradients, of, run
 from scipy import stats
-from synthetic_findings import SEEDS, measured, spec, verdict
+from synthetic_findings import SEEDS, measured, verdict
 
-from palimpsest.records import LayerMetrics, StepRecord
-from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.base import Missing
 
-UPDATES = 10
 BELOW = {"all_of": [{"estimate": "weakest", "bound": "high", "op": "<=", "value": -1.0}]}
 KEPT = {"all_of": [{"estimate": "weakest", "bound": "low", "op": ">=", "value": -0.3}]}
 VANISHED = {"kind": "conditions", "min_seeds": 3, "pass_when": BELOW, "fail_when": KEPT}
-
-
-def run(norms, *, gates=(), loss=2.0, late=0.0):
-    """Metrics of ten updates; norms per layer; the last two updates have ``late`` decades less of them."""
-    return [
-        [
-            StepRecord(
-                step=10 * number,
-                tokens=number,
-                loss=loss + (UPDATES - number) * 0.1,
-                learning_rate=1e-3,
-                gate_learning_rate=1e-2,
-                grad_norm=1.0,
-                skipped=0,
-                seconds=1.0,
-                layers=tuple(
-                    LayerMetrics(
-                        layer=layer,
-                        kind="memory",
-                        grad_norm=norm * 10 ** (-late if number > 8 else 0.0),
-                        gates=tuple(0.5 + (gate - 0.5) * number / UPDATES for gate in gates),
-                    )
-                    for layer, norm in enumerate(norms)
-                ),
-            )
-            for number in range(1, UPDATES + 1)
-        ]
-    ]
-
-
-def of(**arms) -> Findings:
-    return Findings(spec(), steps={(arm, seed): make(i) for arm, make in arms.items() for i, seed in enumerate(SEEDS)})
-
-
-def gradients(shift, *, spread=0.05) -> Findings:
-    """``local`` has norms of 1 and 2 in its layers; in ``memory`` those of layer 0 are ``shift`` decades larger."""
-    return of(
-        local=lambda i: run((1.0, 2.0)),
-        memory=lambda i: run((10 ** (shift + spread * (i - 2)), 2.0), loss=2.5),
-    )
 
 
 GIVEN = {"arm": "memory", "reference": "local"}
@@ -109,13 +67,6 @@ def test_arms_that_were_not_trained_or_cannot_be_compared_are_missing():
         measured(deeper, "layer_gradients", GIVEN)
     with pytest.raises(Missing, match="metrics of the layers of 'memory'"):
         measured(of(local=lambda i: run((1.0,)), memory=lambda i: run(())), "layer_gradients", GIVEN)
-
-
-def gates(mean: float, *, spread=0.02, reference=0.5) -> Findings:
-    return of(
-        local=lambda i: run((1.0, 1.0), gates=(reference, reference)),
-        memory=lambda i: run((1.0, 1.0), gates=(mean - 0.25 + spread * (i - 2), mean + 0.25 + spread * (i - 2))),
-    )
 
 
 LOW = {"all_of": [{"estimate": "gate", "bound": "high", "op": "<=", "value": 0.4}]}

@@ -35,18 +35,29 @@ class Judgement(NamedTuple):
 
 
 def check_rows(spec: ScorecardSpec) -> None:
-    """Check that every row can be measured: that its measure exists, takes its arguments, and names what there is.
+    """Check that every row can be measured and judged, before there are any records.
+
+    Its measure must exist and take its arguments, these must name what the study has, and the rule may ask only for
+    quantities that the measure gives with these arguments.
 
     Raises:
         InputError: the row, and what is wrong.
     """
     for row in spec.rows:
-        for name, what in _named(_given(row)):
+        given = _given(row)
+        for name, what in _named(given):
             there = getattr(spec, what)
             if name not in there:
                 raise InputError(
                     f"The row {row.id} names '{name}' under '{what}', and the study has no such thing."
                     f"{nearest(name, there)}"
+                )
+        quantities = MEASURES[row.measure].quantities(given)
+        for need in row.rule.requires.values():
+            if need.quantity not in quantities:
+                raise InputError(
+                    f"The rule of the row {row.id} asks for '{need.quantity}', which the measure '{row.measure}' does "
+                    f"not give with these arguments.{nearest(need.quantity, quantities)}"
                 )
 
 
@@ -78,7 +89,11 @@ def judge_rows(findings: Findings) -> Judgement:
     A row whose records are missing is INCONCLUSIVE and says so. The verdicts of the primary rows hold together: each is
     asked again at the stricter level that Holm's procedure demands of it, and one that does not hold there becomes
     INCONCLUSIVE.
+
+    Raises:
+        InputError: as ``check_rows``.
     """
+    check_rows(findings.spec)
     judged = [_judge(row, findings) for row in findings.spec.rows]
     held = _holm([each for each in judged if each.row.primary])
     rows = tuple(_record(each, findings, held.get(each.row.id)) for each in judged)
@@ -90,9 +105,9 @@ def _judge(row: RowSpec, findings: Findings) -> _Judged:
     given = _given(row)
     try:
         measured = MEASURES[row.measure].measure(findings, given)
+        found = _estimates(row, measured, family=1)
     except Missing as missing:
         return _Judged(row, None, {}, INCONCLUSIVE, str(missing))
-    found = _estimates(row, measured, family=1)
     verdict = decide(row.rule, found)
     return _Judged(row, measured, found, verdict, explain(row.rule, found).removeprefix(f"{verdict}: "))
 
@@ -113,15 +128,12 @@ def _estimates(row: RowSpec, measured: Measured, *, family: int) -> dict[str, Es
     """Return what the rule asks for, at levels that a family of so many claims demands.
 
     Raises:
-        InputError: the rule asks for a quantity that the measure does not have.
+        Missing: the measure could not make one of them from these records.
     """
     found = {}
     for key, need in row.rule.requires.items():
         if need.quantity not in measured.quantities:
-            there = ", ".join(measured.quantities)
-            raise InputError(
-                f"The rule of the row {row.id} asks for '{need.quantity}'; the measure '{row.measure}' gives {there}."
-            )
+            raise Missing(f"The records do not give '{need.quantity}'. {measured.note}".rstrip())
         number = measured.quantities[need.quantity](1 - (1 - need.level) / family)
         found[key] = replace(number, level=need.level)  # the rule takes the stricter interval for its own
     return found

@@ -1,6 +1,6 @@
 """What a row of the scorecard is decided by: named quantities with intervals at any level, and a figure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -49,8 +49,25 @@ class Missing(InputError):
     """The records that a measure needs are not there; the row is INCONCLUSIVE and says why."""
 
 
+Names = Callable[[Any], Collection[str]]
+"""From the arguments of a measure to the names of the quantities that it can give."""
+
+
+def always(*names: str) -> Names:
+    """Return the names of a measure that gives the same quantities whatever its arguments are."""
+    return lambda given: names
+
+
 class Measure(NamedTuple):
-    """How to measure a row: the schema of its arguments, and the function."""
+    """How to measure a row.
+
+    Attributes:
+        given: the schema of its arguments.
+        measure: the function.
+        quantities: what the function can give with these arguments, known before there are any records. It gives no
+            other, and fewer where the records do not have a number.
+    """
 
     given: type[BaseModel]
     measure: Callable[[Findings, Any], Measured]
+    quantities: Names

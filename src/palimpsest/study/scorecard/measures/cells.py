@@ -1,6 +1,6 @@
 """Maps of cells and named groups of answers: accuracies with the n and the interval of each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +13,7 @@ from palimpsest.statistics import benjamini_hochberg
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Cells, scored, select
-from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, always
 from palimpsest.study.scorecard.measures.curves import LABELS
 from palimpsest.study.scorecard.measures.numbers import accuracy
 from palimpsest.study.scorecard.measures.quantities import count_of, facts_of, series
@@ -129,6 +129,10 @@ def accuracies(findings: Findings, given: GroupsGiven) -> Measured:
     )
 
 
+def _group_names(given: GroupsGiven) -> Collection[str]:
+    return given.groups
+
+
 def _by_depth(items: Sequence[ItemRecord], bins: int) -> list[list[ItemRecord]]:
     """Return ranges of depth with equally many items each, over all seeds."""
     depths = {item.item_id: item.depth for item in items}
@@ -137,4 +141,7 @@ def _by_depth(items: Sequence[ItemRecord], bins: int) -> list[list[ItemRecord]]:
     return [[item for item in items if item.item_id in part] for part in parts]
 
 
-CELLS = {"smallest_cell": Measure(MapGiven, smallest_cell), "accuracies": Measure(GroupsGiven, accuracies)}
+CELLS = {
+    "smallest_cell": Measure(MapGiven, smallest_cell, always("answers", "items", "half_width")),
+    "accuracies": Measure(GroupsGiven, accuracies, _group_names),
+}

@@ -8,7 +8,15 @@ from palimpsest.records import EstimateRecord, FigureRecord, PerturbationRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics.text_probes import MARGIN, effective_context, forgetting, memory_spans
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import ArmName, DocumentsName, Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import (
+    ArmName,
+    DocumentsName,
+    Measure,
+    Measured,
+    Missing,
+    Quantity,
+    always,
+)
 from palimpsest.study.scorecard.measures.loss_tables import Losses, difference_of
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, needs_some, series
 
@@ -91,4 +99,4 @@ def _spans(findings: Findings, given: ContextGiven, records: Sequence[Perturbati
     return {name: count_of(value or 0, documents)(LEVEL).record() for name, value in found.items()}
 
 
-MEASURES: dict[str, Measure] = {"effective_context": Measure(ContextGiven, context)}
+MEASURES: dict[str, Measure] = {"effective_context": Measure(ContextGiven, context, always("difference"))}

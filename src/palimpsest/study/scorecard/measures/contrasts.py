@@ -1,6 +1,6 @@
 """What an intervention, another arm, or another version of a task changes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -10,7 +10,7 @@ from palimpsest.schema import Closed
 from palimpsest.study.naming import Name
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import INTACT, Cells, answers, scored, select
-from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Quantity, always
 from palimpsest.study.scorecard.measures.numbers import accuracy, difference, gap, ratio
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -72,6 +72,10 @@ def memory_effect(findings: Findings, given: EffectGiven) -> Measured:
         sources=(f"items/{given.ask}",),
         note="" if known else f"{given.arm} answers few of these items intact, so that it has little to lose.",
     )
+
+
+def _effect_names(given: EffectGiven) -> Collection[str]:
+    return ("intact", "intervened", "difference", *(f"{name}_difference" for name in given.others))
 
 
 class DifferenceGiven(Closed):
@@ -244,8 +248,8 @@ def _against(arm: str, fact: str, numbers: Mapping[float, Quantity]) -> FigureRe
 
 
 CONTRASTS = {
-    "memory_effect": Measure(EffectGiven, memory_effect),
-    "difference": Measure(DifferenceGiven, paired_difference),
-    "versions": Measure(VersionsGiven, versions),
-    "newest_over_old": Measure(StaleGiven, newest_over_old),
+    "memory_effect": Measure(EffectGiven, memory_effect, _effect_names),
+    "difference": Measure(DifferenceGiven, paired_difference, always("arm", "other", "difference")),
+    "versions": Measure(VersionsGiven, versions, always("easy", "hard", "gap", "ratio")),
+    "newest_over_old": Measure(StaleGiven, newest_over_old, always("newest", "old", "difference", "either")),
 }

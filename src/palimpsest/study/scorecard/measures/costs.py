@@ -10,7 +10,7 @@ from palimpsest.records import FigureRecord, Series, StateCostRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, slope
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, facts_of, needs_some, series
 
 SOURCES = ("cost",)
@@ -141,6 +141,6 @@ def _bytes_line(name: str, sizes: dict[int, int]) -> Series:
 
 
 MEASURES: dict[str, Measure] = {
-    "state_costs": Measure(StateGiven, state),
-    "published_ratio": Measure(RatioGiven, published_ratio),
+    "state_costs": Measure(StateGiven, state, always("growth", "formula", "slowdown")),
+    "published_ratio": Measure(RatioGiven, published_ratio, always("against_store", "against_cache", "equal_at")),
 }

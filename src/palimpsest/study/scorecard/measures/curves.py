@@ -1,7 +1,7 @@
 """Accuracy along an axis: distance, compressions, or how many pairs were told."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Annotated
 
@@ -104,6 +104,10 @@ def accuracy_curve(findings: Findings, given: CurveGiven) -> Measured:
     )
 
 
+def _curve_names(given: CurveGiven) -> Collection[str]:
+    return ("lowest", *given.crossings, *given.at, *given.ratios)
+
+
 def _x(item: ItemRecord, name: str) -> float:
     if name in ("distance", "compressions"):
         return float(getattr(item, name))
@@ -167,4 +171,4 @@ def _groups(places: Sequence[float]) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(order, BINS)]
 
 
-CURVES = {"accuracy_curve": Measure(CurveGiven, accuracy_curve)}
+CURVES = {"accuracy_curve": Measure(CurveGiven, accuracy_curve, _curve_names)}

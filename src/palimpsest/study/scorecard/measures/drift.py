@@ -1,7 +1,7 @@
 """What training goes on to change, what size changes, and what a write costs: trends over models and over items."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +13,7 @@ from palimpsest.statistics import Estimate, estimate, logistic_slopes, slope
 from palimpsest.statistics.seeds import wider
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, answers, paired, scored, select
-from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity, always
 from palimpsest.study.scorecard.measures.numbers import accuracy, changes_apart, difference, over_seeds
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -187,6 +187,10 @@ def effect_by_size(findings: Findings, given: SizesGiven) -> Measured:
     )
 
 
+def _size_names(given: SizesGiven) -> Collection[str]:
+    return (*given.arms, "slope")
+
+
 class WritesGiven(Closed):
     """What ``slopes`` is of.
 
@@ -278,8 +282,8 @@ def _parameters(findings: Findings, arm: str, seed: int) -> float:
 
 
 DRIFT = {
-    "drift": Measure(DriftGiven, drift),
-    "weight_turns": Measure(TurnsGiven, weight_turns),
-    "effect_by_size": Measure(SizesGiven, effect_by_size),
-    "slopes": Measure(WritesGiven, slopes),
+    "drift": Measure(DriftGiven, drift, always("before", "change", "window_change", "difference_in_differences")),
+    "weight_turns": Measure(TurnsGiven, weight_turns, always("cosine", "against", "difference")),
+    "effect_by_size": Measure(SizesGiven, effect_by_size, _size_names),
+    "slopes": Measure(WritesGiven, slopes, always("compressions", "length")),
 }

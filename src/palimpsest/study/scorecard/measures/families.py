@@ -1,5 +1,6 @@
 """Families of tasks far beyond the training length, beside the same model's own answers to short texts."""
 
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import Field
@@ -91,6 +92,10 @@ def families(findings: Findings, given: FamiliesGiven) -> Measured:
     )
 
 
+def _family_names(given: FamiliesGiven) -> Collection[str]:
+    return [name for family in given.families for name in (family, f"{family}_kept", f"{family}_lift")]
+
+
 def _anywhere(family: Family) -> Cells:
     return family.cells.model_copy(update={"reach": "any"})
 
@@ -130,4 +135,4 @@ def _line(findings: Findings, arm: str, name: str, family: Family) -> Series:
     return series(name, ((float(length), number) for length, number in shown.items()))
 
 
-FAMILIES = {"families": Measure(FamiliesGiven, families)}
+FAMILIES = {"families": Measure(FamiliesGiven, families, _family_names)}

@@ -11,7 +11,7 @@ from palimpsest.records import EffectRecord, FigureRecord, ProfileRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate_across_seeds
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.loss_tables import Losses, mean_of, ratio_of
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, facts_of, needs_some, series
 
@@ -206,6 +206,6 @@ def _over_seeds(values: list[float], seeds: list[int]) -> Estimate:
 
 
 MEASURES: dict[str, Measure] = {
-    "gates": Measure(GatesGiven, gates),
-    "early_layers": Measure(LayersGiven, layers),
+    "gates": Measure(GatesGiven, gates, always("lowest", "decorative", "used")),
+    "early_layers": Measure(LayersGiven, layers, always("effect", "usage", "fair")),
 }

@@ -1,7 +1,7 @@
 """Measures of the loss of language modelling: what the memory brings, against baselines, against long training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from palimpsest.study.scorecard.measures.base import (
     Measured,
     Missing,
     Quantity,
+    always,
 )
 from palimpsest.study.scorecard.measures.loss_tables import (
     INTACT,
@@ -146,6 +147,11 @@ def memory_share(findings: Findings, given: ShareGiven) -> Measured:
     return Measured(quantities, facts_of(quantities), figure, (f"documents/{given.documents}",), note)
 
 
+def _share_names(given: ShareGiven) -> Collection[str]:
+    named = ("total", "memory_part", "share", "position_part")
+    return named if given.factors.short_on is None else (*named, "interaction")
+
+
 def matched_gain(findings: Findings, given: MatchedGiven) -> Measured:
     """Compare an arm with the best of its baselines, beyond the windows of all of them.
 
@@ -267,7 +273,7 @@ def _read_by(read: Read, findings: Findings) -> str:
 
 
 MEASURES: dict[str, Measure] = {
-    "memory_gain": Measure(GainGiven, memory_gain),
-    "memory_share": Measure(ShareGiven, memory_share),
-    "matched_gain": Measure(MatchedGiven, matched_gain),
+    "memory_gain": Measure(GainGiven, memory_gain, always("gain", "total", "memory_part", "share", "beyond_share")),
+    "memory_share": Measure(ShareGiven, memory_share, _share_names),
+    "matched_gain": Measure(MatchedGiven, matched_gain, always("gain", "retrieval", "parameters", "tokens")),
 }

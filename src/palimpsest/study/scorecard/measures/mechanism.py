@@ -12,7 +12,7 @@ from palimpsest.report.mechanism_readouts import HalfLoad, bfloat16_harm, half_l
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, Shape, logistic_curve, steepest
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.quantities import needs_some, read_out
 
 SOURCES = ("mechanism",)
@@ -309,7 +309,7 @@ def _listed(numbers: Sequence[int] | Mapping[int, object]) -> str:
 
 
 MEASURES: dict[str, Measure] = {
-    "mechanism_capacity": Measure(CapacityGiven, capacity),
-    "mechanism_overwrite": Measure(OverwriteGiven, overwrite),
-    "mechanism_precision": Measure(PrecisionGiven, precision),
+    "mechanism_capacity": Measure(CapacityGiven, capacity, always("per_dimension", "estimate")),
+    "mechanism_overwrite": Measure(OverwriteGiven, overwrite, always("difference")),
+    "mechanism_precision": Measure(PrecisionGiven, precision, always("difference", "float32")),
 }

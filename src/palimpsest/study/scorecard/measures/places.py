@@ -11,7 +11,7 @@ from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, spearman
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, answers, paired, scored, select
-from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, Quantity, always
 from palimpsest.study.scorecard.measures.numbers import accuracy, difference, over_seeds, ratio, share_of_loss
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 
@@ -203,4 +203,7 @@ def _line(name: str, numbers: dict[int, Quantity]) -> Series:
     return series(name, ((float(x), quantity(0.95)) for x, quantity in numbers.items()), dots=True)
 
 
-PLACES = {"segment_drops": Measure(DropsGiven, segment_drops), "head_halves": Measure(HeadsGiven, head_halves)}
+PLACES = {
+    "segment_drops": Measure(DropsGiven, segment_drops, always("intact", "removed", "largest_other")),
+    "head_halves": Measure(HeadsGiven, head_halves, always("difference", "top_share", "bottom_share", "correlation")),
+}

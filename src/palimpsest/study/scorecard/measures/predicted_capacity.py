@@ -9,7 +9,7 @@ from palimpsest.records import FigureRecord, ItemRecord, ProfileRecord, Series
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, Shape, distance_at, estimate_across_seeds, logistic_curve
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.quantities import LEVEL, needs_some
 
 HALF = 0.5
@@ -148,4 +148,6 @@ def _ratio(measured: Estimate, predicted: Estimate, level: float) -> Estimate:
     return Estimate(measured.mean / predicted.mean, low, high, seeds, name, level, seeds)
 
 
-MEASURES: dict[str, Measure] = {"predicted_capacity": Measure(PredictedGiven, predicted_capacity)}
+MEASURES: dict[str, Measure] = {
+    "predicted_capacity": Measure(PredictedGiven, predicted_capacity, always("estimate")),
+}

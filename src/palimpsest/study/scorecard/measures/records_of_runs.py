@@ -6,7 +6,7 @@ from palimpsest.records import FigureRecord, Provenance, Series, ValidityRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.quantities import LEVEL, count_of, facts_of, needs_some, series
 
 PERFECT, ONE_SIDED = "perfect_recall", "needle_removed"
@@ -187,7 +187,7 @@ def _task(record: ValidityRecord) -> str:
 
 
 MEASURES: dict[str, Measure] = {
-    "contamination": Measure(AuditGiven, audit),
-    "rerun": Measure(RerunGiven, rerun),
-    "suite_validity": Measure(ValidityGiven, validity),
+    "contamination": Measure(AuditGiven, audit, always("long_matches", "ngram_share", "canaries")),
+    "rerun": Measure(RerunGiven, rerun, always("different", "gaps", "reruns")),
+    "suite_validity": Measure(ValidityGiven, validity, always("perfect", "astray")),
 }

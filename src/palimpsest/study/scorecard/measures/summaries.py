@@ -8,7 +8,7 @@ from palimpsest.schema import Closed
 from palimpsest.statistics import estimate
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.answers import Answers, Cells, select
-from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, AskName, Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.numbers import accuracy, difference
 from palimpsest.study.scorecard.measures.quantities import facts_of, series
 from palimpsest.tasks.symbolic.summary import WIDTH, fact_scores
@@ -115,4 +115,4 @@ def _line(arm: str, facts: list[_Fact]) -> Series:
     return series(arm, zip(x, shown, strict=True))
 
 
-SUMMARIES = {"fact_recall": Measure(FactsGiven, fact_recall)}
+SUMMARIES = {"fact_recall": Measure(FactsGiven, fact_recall, always("recall", "other", "difference"))}

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from palimpsest.records import FigureRecord, LayerMetrics, StepRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate_across_seeds
 from palimpsest.study.scorecard.findings import Findings
-from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing, Quantity
+from palimpsest.study.scorecard.measures.base import ArmName, Measure, Measured, Missing, Quantity, always
 from palimpsest.study.scorecard.measures.quantities import LEVEL, facts_of, needs_some, series
 
 SOURCES = ("train",)
@@ -136,6 +136,11 @@ def gate_dynamics(findings: Findings, given: GateDynamicsGiven) -> Measured:
     return Measured(quantities, facts_of(quantities), figure, SOURCES)
 
 
+def _gate_names(given: GateDynamicsGiven) -> Collection[str]:
+    alone = ("gate", "distance", "spread", "shut", "open")
+    return alone if given.reference is None else (*alone, "difference", "farther")
+
+
 def _runs(findings: Findings, arm: str) -> Mapping[int, Steps]:
     """Return the metrics of the last phase of an arm, by seed."""
     found = {seed: phases[-1] for (name, seed), phases in sorted(findings.steps.items()) if name == arm and phases}
@@ -208,6 +213,6 @@ def _curve(runs: Mapping[int, Steps], value: Callable[[StepRecord], float]) -> l
 
 
 MEASURES: dict[str, Measure] = {
-    "layer_gradients": Measure(LayerGradientsGiven, layer_gradients),
-    "gate_dynamics": Measure(GateDynamicsGiven, gate_dynamics),
+    "layer_gradients": Measure(LayerGradientsGiven, layer_gradients, always("weakest", "first", "depth", "loss")),
+    "gate_dynamics": Measure(GateDynamicsGiven, gate_dynamics, _gate_names),
 }

@@ -10,7 +10,7 @@ from palimpsest.records import FigureRecord, Series, StepRecord
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, estimate
 from palimpsest.study.scorecard.findings import ArmSeed, Findings
-from palimpsest.study.scorecard.measures.base import ArmName, DocumentsName, Measure, Measured, Missing
+from palimpsest.study.scorecard.measures.base import ArmName, DocumentsName, Measure, Measured, Missing, always
 from palimpsest.study.scorecard.measures.loss_tables import (
     Losses,
     Read,
@@ -212,7 +212,7 @@ def _named(what: str, runs: Sequence[ArmSeed]) -> str:
 
 
 MEASURES: dict[str, Measure] = {
-    "schedule": Measure(ScheduleGiven, schedule),
-    "gradient_collapse": Measure(CollapseGiven, collapse),
-    "complete_losses": Measure(CompleteGiven, complete),
+    "schedule": Measure(ScheduleGiven, schedule, always("gain", "gain_over_best", "range")),
+    "gradient_collapse": Measure(CollapseGiven, collapse, always("estimate")),
+    "complete_losses": Measure(CompleteGiven, complete, always("missing", "not_finite", "seeds")),
 }
