@@ -5,6 +5,7 @@ studies/NAME/README.md, and only the primary rows of a scorecard go into the REA
 
 python studies/publish.py runs/laptop
 python studies/publish.py runs/scorecard-small --name scorecard-small
+python studies/publish.py runs/replica-small-tune --name replica-small-tune --training
 python studies/publish.py --readme-only
 """
 
@@ -29,13 +30,14 @@ from palimpsest.study.spec import StudySpec
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 SCORECARD = "scorecard.json"
+TRAINING = ("study.json", "metrics", "provenance")
 
 
-def publish(records: Path, results: Path) -> None:
-    """Replace ``results`` by the records of a study, JSON lines compressed well."""
+def publish(records: Path, results: Path, *, training: bool = False) -> None:
+    """Replace ``results`` by the records of a study, JSON lines compressed well; or by those of its training alone."""
     shutil.rmtree(results, ignore_errors=True)
     for path in sorted(records.rglob("*")):
-        if path.is_dir():
+        if path.is_dir() or (training and path.relative_to(records).parts[0] not in TRAINING):
             continue
         target = results / path.relative_to(records)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ def publish(records: Path, results: Path) -> None:
             target.with_name(f"{name}.jsonl.xz").write_bytes(lzma.compress(lines))
         else:
             shutil.copyfile(path, target)
-    if not has_page(results):
+    if not training and not has_page(results):
         (results / "figure.svg").write_text(headline_figure(load_records(results)), encoding="utf-8")
 
 
@@ -185,12 +187,15 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?", help="directory of a finished study")
     parser.add_argument("--name", default="laptop", help="folder under studies/ (default: laptop)")
     parser.add_argument("--readme-only", action="store_true", help="only write the README again")
+    parser.add_argument("--training", action="store_true", help="only what training logged, for a sweep; no page")
     arguments = parser.parse_args()
     results = ROOT / "studies" / arguments.name / "results"
     if not arguments.readme_only:
         if arguments.study is None:
             parser.error("give the directory of a finished study, or --readme-only")
-        publish(arguments.study / "records", results)
+        publish(arguments.study / "records", results, training=arguments.training)
+    if arguments.training:
+        return
     if has_page(results):
         (results.parent / "README.md").write_text(whole_page(results), encoding="utf-8")
     if is_scorecard(results):

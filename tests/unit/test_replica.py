@@ -1,5 +1,6 @@
 """The study files of arXiv 2512.23862, small and at full size: proportions, equal effort, a rule for every baseline."""
 
+import importlib
 import itertools
 import json
 import math
@@ -140,6 +141,14 @@ def test_rates_are_tuned_with_equal_effort_on_other_seeds_and_items():
         small.model,
         small.pretrain,
     )
+
+
+def test_the_rates_are_those_that_the_sweep_chose(monkeypatch):
+    monkeypatch.syspath_prepend(STUDIES)
+    found = importlib.import_module("rates").tried(STUDIES / "replica-small-tune" / "results")
+    for name, arm in study("replica-small").arms.items():
+        assert found[name].chosen == (arm.pretrain_learning_rate, arm.finetune_learning_rate), name
+    assert {len(rates) for each in found.values() for rates in each} == {3}
 
 
 # Full size
