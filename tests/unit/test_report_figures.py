@@ -1,15 +1,17 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.figure import Figure
 from synthetic_study import small, write_study
 
 from palimpsest.records import write_json
 from palimpsest.report import StudyResults, answer_figures, heatmaps, load_records, run_figures
-from palimpsest.report.canvas import Plot, arm_styles, ink_on
+from palimpsest.report.canvas import Plot, arm_legend, arm_styles, draw, ink_on
 from palimpsest.report.heatmaps import _stretches
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -146,6 +148,20 @@ def test_many_arms_look_different():
     styles = arm_styles([f"arm {i}" for i in range(200)])
     assert len({(s.colour, s.marker, str(s.dash)) for s in styles.values()}) == 200
     assert len({s.colour for s in list(styles.values())[:7]}) == 7
+
+
+def test_a_legend_of_many_arms_leaves_room_for_the_axes():
+    heights: dict[int, float] = {}
+
+    def paint(figure: Figure, arms: int) -> None:
+        axes = figure.subplots(2, 1)
+        arm_legend(figure, arm_styles([f"sliding_window_published-p{i}" for i in range(arms)]))
+        figure.draw_without_rendering()
+        heights[arms] = axes[0].get_position().height * figure.get_figheight()
+
+    for arms in (12, 60, 120):
+        draw("legend", "title", "caption", "alt", (7.0, 4.6), partial(paint, arms=arms))
+    assert min(heights.values()) > 0.9 * heights[12] > 0
 
 
 def test_ink_is_readable_on_every_colour_of_the_map():

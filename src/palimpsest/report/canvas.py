@@ -68,6 +68,8 @@ _STYLE: Mapping[str, Any] = {
     "legend.borderpad": 0.0,
     "figure.facecolor": "#ffffff",
 }
+LINES, LINE = 4, 0.2
+"""So many lines of a legend have room in any figure, and the inches that every other one takes."""
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -148,11 +150,12 @@ def label(text: str, limit: int = 24) -> str:
 
 
 def arm_legend(figure: Figure, styles: Mapping[str, ArmStyle]) -> None:
-    """Put the names of the arms above a figure, in as many columns as fit."""
+    """Put the names of the arms above a figure, in as many columns as fit; many names make the figure higher."""
     handles = [Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.dash, markersize=5) for s in styles.values()]
     names = [label(arm) for arm in styles]
     widest = max(map(len, names))
     columns = max(1, min(len(names), int(14 * figure.get_figwidth() / (widest + 6.5))))
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, -(-len(names) // columns) - LINES))
     figure.legend(handles, names, loc="outside upper left", ncols=columns)
 
 
