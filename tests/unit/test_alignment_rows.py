@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from alignment_case import CHATS, COMPLETIONS, PREFERENCES, SEGMENT, recipe, recipe_values, tasks_data, write_rows
+from palimpsest.data import tables
 from palimpsest.data.tokenizer import train_tokenizer
 from palimpsest.errors import InputError
 from palimpsest.schema import parse
@@ -253,13 +254,13 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path):
         ("broken.jsonl", "line 1 is not JSON"),
         ("broken.parquet", "cannot be read as Parquet"),
         ("notes.txt", "give one of .jsonl, .parquet"),
-        ("empty", "holds no .jsonl or .parquet file"),
+        ("empty", "holds no file that can be read here: put .jsonl, .parquet"),
         ("nowhere", "does not exist"),
     ):
         with pytest.raises(InputError, match=message):
             list(reading.chats(ChatsData(source=str(tmp_path / source))))
     local = write_rows(tmp_path / "rows.jsonl", COMPLETIONS)
-    with pytest.raises(InputError, match="config applies to hub datasets only"):
+    with pytest.raises(InputError, match="The option config is for hub datasets only"):
         list(reading.chats(ChatsData(source=str(local), config="default")))
 
 
@@ -271,7 +272,7 @@ def test_a_hub_dataset_is_streamed(monkeypatch):
         yield from COMPLETIONS
         raise ConnectionError("the line went dead")
 
-    monkeypatch.setattr(reading, "resolve_revision", lambda *arguments: "0123abc")
+    monkeypatch.setattr(tables, "resolve_revision", lambda *arguments: "0123abc")
     monkeypatch.setattr("datasets.load_dataset", load)
     data = ChatsData(source="someone/chats", config="small", split="test", limit=2)
     assert [chat.completion for chat in reading.chats(data)] == [" blue.", " yellow."]

@@ -107,7 +107,7 @@ def test_reading_is_lazy(tmp_path):
         ),
         ("a.txt", b" \n\t", r"is empty"),
         ("a.jsonl", b"", r"is empty"),
-        ("a.jsonl", b'{"text": "ok"}\n[1]\n', r"a\.jsonl, line 2 is not a JSON object with a column 'text'"),
+        ("a.jsonl", b'{"text": "ok"}\n[1]\n', r"a\.jsonl, line 2 is not a JSON object; give one a line"),
         (
             "a.jsonl",
             b'{"body": "x", "title": "y"}',

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from needle_case import needle_tokenizer
-from palimpsest.data import needles
+from palimpsest.data import needles, tables
 from palimpsest.data.needle_tokens import TOKENS, encode_needles, prepare_needles
 from palimpsest.data.needles import NeedleRow, NeedleText, StoredNeedles, finished_text, stored_rows
 from palimpsest.errors import InputError
@@ -64,7 +64,7 @@ def test_what_was_written_is_read(tmp_path):
 
 def test_a_hub_set_is_streamed_at_the_commit_that_was_found(monkeypatch):
     asked = []
-    monkeypatch.setattr(needles, "resolve_revision", lambda *arguments: asked.append(arguments) or "c0ffee")
+    monkeypatch.setattr(tables, "resolve_revision", lambda *arguments: asked.append(arguments) or "c0ffee")
 
     def load_dataset(*arguments, **options):
         asked.append((arguments, options))
@@ -78,7 +78,7 @@ def test_a_hub_set_is_streamed_at_the_commit_that_was_found(monkeypatch):
 
 
 def test_a_hub_that_breaks_off_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(needles, "resolve_revision", lambda *arguments: None)
+    monkeypatch.setattr(tables, "resolve_revision", lambda *arguments: None)
 
     def load_dataset(*arguments, **options):
         yield hub_row(7)
@@ -133,7 +133,7 @@ def test_sources_that_hold_no_set_are_refused(tmp_path):
         return str(error.value)
 
     assert "does not exist" in refused("nowhere")
-    assert "holds no needle set" in refused(tmp_path)
+    assert "holds no file that can be read" in refused(tmp_path)
     (tmp_path / "empty.jsonl").touch()
     assert "has no rows" in refused(tmp_path / "empty.jsonl")
     (tmp_path / "broken.jsonl").write_text('{"prompt": ')
@@ -144,7 +144,7 @@ def test_sources_that_hold_no_set_are_refused(tmp_path):
     assert "not UTF-8 text: there is a byte 0xe9" in refused(tmp_path / "latin.jsonl")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     assert "cannot be read as Parquet" in refused(tmp_path / "broken.parquet")
-    assert "hub datasets only" in refused(tmp_path / "list.jsonl", config="x")
+    assert "The option config is for hub datasets only" in refused(tmp_path / "list.jsonl", config="x")
 
 
 def finished(prompt: str, key: object = 455, ends: str = "answer") -> NeedleText:

@@ -1,61 +1,26 @@
-"""Documents with their summaries: what is read, how they are divided and packed into rows, and how they are scored."""
+"""Documents with their summaries: what is read, how they are divided, and how they are packed into rows."""
 
 import json
 import sys
 from collections import Counter
 from types import SimpleNamespace
 
-import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pyarrow import parquet
-from tests.cli_case import run
-from tests.text_case import decode, encode, tokenizer
-from tests.training_case import recipe_values
+from summary_case import CUE, booksum_spec, chapters, encoded, summaries_data
 
-from palimpsest.data import IGNORED
-from palimpsest.data import summaries as reader
+from palimpsest.data import IGNORED, tables
 from palimpsest.data.summaries import SUMMARY_SETS, PairsSpec, SummaryPair, prepare_pairs, summary_pairs
 from palimpsest.errors import InputError
-from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.schema import parse
-from palimpsest.study import summaries as study
-from palimpsest.study.evaluate import Subject
-from palimpsest.study.summaries import (
-    Asked,
-    Writing,
-    asked_pairs,
-    evaluate_summaries,
-    mean_score,
-    write_summary,
-)
+from palimpsest.study.summaries import asked_pairs
 from palimpsest.tasks.stories import facts_of
-from palimpsest.training import Recipe, resolve_checkpoint, train
-from palimpsest.training.data import batch_source
-from palimpsest.training.recipe import StoriesSpec, SummariesData
-from palimpsest.training.state import pretrained_model
-from palimpsest.training.summaries import SummaryRows, prompt_of
-
-CUE = "\n\nSummary:\n"
-
-
-def chapters(count: int = 12) -> list[dict]:
-    """Return rows in BookSum's schema, two chapters a book."""
-    return [
-        {
-            "bid": number // 2,
-            "is_aggregate": False,
-            "book_id": f"Book {number // 2}.chapter {number % 2}",
-            "chapter": f"Chapter {number}. " + f"He went to town {number}. " * (3 + number),
-            "chapter_length": 3.0,
-            "summary_text": f"He went to town {number} often.",
-            "summary_analysis": None,
-        }
-        for number in range(count)
-    ]
+from palimpsest.training import Recipe
+from palimpsest.training.recipe import SummariesData
+from palimpsest.training.summaries import SummaryRows
+from text_case import decode, encode, tokenizer
+from training_case import recipe_values
 
 
 @pytest.fixture
@@ -66,23 +31,18 @@ def booksum(tmp_path):
     return folder
 
 
-def spec(source, **values) -> PairsSpec:
-    named = SUMMARY_SETS["booksum-chapters"] | {"source": str(source)}
-    return parse(PairsSpec, {"kind": "pairs", **named, **values}, "pairs")
-
-
 # What is read
 
 
 def test_rows_of_booksums_schema(booksum):
-    found = list(summary_pairs(spec(booksum)))
+    found = list(summary_pairs(booksum_spec(booksum)))
     assert [pair.summary for pair in found] == [row["summary_text"] for row in chapters()]
     assert [pair.document for pair in found] == [row["chapter"].strip() for row in chapters()]
     assert [pair.group for pair in found] == [str(row["bid"]) for row in chapters()]
 
 
 def test_a_book_is_never_on_both_sides(booksum):
-    chosen = spec(booksum, heldout_fraction=0.5)
+    chosen = booksum_spec(booksum, heldout_fraction=0.5)
     parts = [[pair.group for pair in summary_pairs(chosen, part)] for part in ("train", "heldout")]
     assert not set(parts[0]) & set(parts[1])
     assert Counter(parts[0]) + Counter(parts[1]) == Counter(pair.group for pair in summary_pairs(chosen))
@@ -128,11 +88,11 @@ def test_a_set_on_the_hub_is_streamed_at_one_commit(monkeypatch):
         raise ConnectionError("The line is dead.\nTry later.")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(reader, "resolve_revision", lambda *each: "abc")
+    monkeypatch.setattr(tables, "resolve_revision", lambda *each: "abc")
     found = summary_pairs(parse(PairsSpec, {"kind": "pairs", "source": "booksum-chapters", "split": "test"}, "pairs"))
     assert [next(found).id for _ in range(2)] == ["test#1", "test#2"]
     with pytest.raises(
-        InputError, match=r"'kmfoda/booksum' \(config None, split 'test'\) cannot be read \(The line is"
+        InputError, match=r"\(config None, split 'test'\) broke off after 2 rows \(The line is dead\.\)"
     ):
         next(found)
     assert calls == [(("kmfoda/booksum", None), {"split": "test", "revision": "abc", "streaming": True})]
@@ -161,8 +121,8 @@ def test_rows_that_do_not_fit(tmp_path, rows, values, sentence):
 def test_sources_that_are_none(tmp_path):
     (tmp_path / "a.txt").write_text("A text without a summary.")
     for source, sentence in (
-        (tmp_path, "has no summaries beside its text"),
-        ("nowhere", "does not exist: give booksum"),
+        (tmp_path, "holds no file that can be read here: put .jsonl, .parquet"),
+        ("nowhere", "does not exist: give booksum, booksum-chapters, arxiv, a .jsonl"),
     ):
         with pytest.raises(InputError, match=sentence):
             list(summary_pairs(PairsSpec(source=str(source))))
@@ -173,21 +133,12 @@ def test_sources_that_are_none(tmp_path):
 # Tokens and rows
 
 
-def encoded(texts) -> list[list[int]]:
-    return [encode(text) for text in texts]
-
-
-def data(pairs, **values) -> SummariesData:
-    block = pairs.model_dump() if isinstance(pairs, PairsSpec) else pairs
-    return parse(SummariesData, {"row_length": 192, "pairs": block, **values}, "data")
-
-
 def rows_of(pairs, tmp_path, seed: int = 0, **values) -> SummaryRows:
-    return SummaryRows(data(pairs, **values), seed, tokenizer(), tmp_path / "data")
+    return SummaryRows(summaries_data(pairs, **values), seed, tokenizer(), tmp_path / "data")
 
 
 def test_tokens_on_disk_are_those_of_the_texts(booksum, tmp_path):
-    chosen = spec(booksum, heldout_fraction=0.5)
+    chosen = booksum_spec(booksum, heldout_fraction=0.5)
     made = prepare_pairs(chosen, encoded, tokenizer().get_vocab(), tmp_path / "p")
     expected = list(summary_pairs(chosen, "train"))
     assert len(made) == len(expected)
@@ -196,12 +147,12 @@ def test_tokens_on_disk_are_those_of_the_texts(booksum, tmp_path):
         assert (document.tolist(), summary.tolist()) == (encode(pair.document), encode(pair.summary))
         assert made.lengths[number].tolist() == [len(document), len(summary)]
     with pytest.raises(InputError, match="holds pairs of another source or tokenizer"):
-        prepare_pairs(spec(booksum), encoded, tokenizer().get_vocab(), tmp_path / "p")
+        prepare_pairs(booksum_spec(booksum), encoded, tokenizer().get_vocab(), tmp_path / "p")
 
 
 def test_a_row_is_document_cue_summary_and_end_with_labels_on_the_last_two(booksum, tmp_path):
-    rows = rows_of(spec(booksum, heldout_fraction=0.3), tmp_path)
-    pairs = list(summary_pairs(spec(booksum, heldout_fraction=0.3), "train"))
+    rows = rows_of(booksum_spec(booksum, heldout_fraction=0.3), tmp_path)
+    pairs = list(summary_pairs(booksum_spec(booksum, heldout_fraction=0.3), "train"))
     written = set()
     for index in range(len(pairs)):
         row = rows.row(index)
@@ -217,7 +168,7 @@ def test_a_row_is_document_cue_summary_and_end_with_labels_on_the_last_two(books
 
 
 def test_rows_are_functions_of_seed_and_index(booksum, tmp_path):
-    whole = spec(booksum, heldout_fraction=0.0)
+    whole = booksum_spec(booksum, heldout_fraction=0.0)
     one, again, other = (rows_of(whole, tmp_path, seed=seed) for seed in (1, 1, 2))
     tokens = [[rows.row(index).input_ids.tobytes() for index in range(24)] for rows in (one, again, other)]
     assert tokens[0] == tokens[1] != tokens[2]
@@ -227,7 +178,7 @@ def test_rows_are_functions_of_seed_and_index(booksum, tmp_path):
 
 
 def test_a_document_that_does_not_fit_is_refused_cut_or_dropped(booksum, tmp_path):
-    whole = spec(booksum, heldout_fraction=0.0)
+    whole = booksum_spec(booksum, heldout_fraction=0.0)
     with pytest.raises(InputError) as refusal:
         rows_of(whole, tmp_path, row_length=80)
     assert "documents do not fit into rows of 80 tokens with their summaries" in str(refusal.value)
@@ -258,7 +209,7 @@ def test_stories_come_without_end_and_never_from_the_evaluation_split(tmp_path):
     row = rows.row(3)
     document, said = decode(row.input_ids[row.document_ids == 0]).split(CUE)
     assert facts_of(document) == facts_of(said)
-    asked = asked_pairs(data(stories, row_length=400), 5, seed=0)
+    asked = asked_pairs(summaries_data(stories, row_length=400), 5, seed=0)
     trained = {decode(rows.row(index).input_ids).split(CUE)[0] for index in range(5)}
     assert not trained & {each.pair.document for each in asked}
     with pytest.raises(InputError, match=r"Story 3 has \d+ tokens, but a row of 60 has room for"):
@@ -274,148 +225,3 @@ def test_the_recipe_names_what_is_wrong():
     values["data"]["long_documents"] = "shorten"
     with pytest.raises(InputError, match="long_documents"):
         parse(Recipe, values, "recipe")
-
-
-# What models make of them
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Three updates on BookSum's schema, and the same after an interruption."""
-    folder = tmp_path_factory.mktemp("summaries")
-    parquet.write_table(pa.Table.from_pylist(chapters()), folder / "train.parquet")
-    tokenizer().save_pretrained(folder / "tokenizer")
-    block = data(spec(folder / "train.parquet", heldout_fraction=0.3)).model_dump(mode="json")
-    values = recipe_values(block | {"tokenizer": str(folder / "tokenizer")}, steps=3, checkpoint_every=1)
-    made = parse(Recipe, values, "recipe")
-    train(made, folder / "run")
-    return folder, made
-
-
-def test_training_sees_these_rows_and_the_checkpoint_is_described(trained):
-    folder, made = trained
-    source = batch_source(made, folder / "again", init=None, segment_length=32)
-    batch = source.batch(0)
-    assert batch.input_ids.shape == (2, 192)
-    assert torch.equal(batch.input_ids[0], torch.from_numpy(source.rows.row(0).input_ids))
-    shown = run("info", folder / "run" / "recipe.yaml")
-    assert shown.exit_code == 0, shown.output
-    assert "3 updates of 4 rows: 2,304 tokens" in shown.stdout
-
-
-def build(words: int) -> PalimpsestForCausalLM:
-    config = PalimpsestConfig(
-        vocab_size=words,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention={"pattern": ["memory"], "segment_length": 16, "memory": {"kind": "ridge"}},
-    )
-    model = PalimpsestForCausalLM(config).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
-    return model
-
-
-@pytest.fixture(scope="module")
-def subject():
-    return Subject(build(len(tokenizer())), tokenizer(), "tiny", 0, "c")
-
-
-@torch.no_grad()
-def test_a_summary_is_what_plain_greedy_decoding_writes_and_the_reference_costs_what_it_costs(subject):
-    prompt = np.concatenate(prompt_of(encoded, "He went to town. " * 9, CUE))
-    end = subject.tokenizer.eos_token_id
-    gold = [*encode("He went to town."), end]
-    written = write_summary(subject, prompt, gold, Writing(max_new_tokens=9))
-    ids = prompt.tolist()
-    while len(ids) < len(prompt) + 9 and (not len(ids) > len(prompt) or ids[-1] != end):
-        ids.append(int(subject.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    expected = [token for token in ids[len(prompt) :] if token != end]
-    assert written.text == decode(expected).strip()
-    assert written.finished == (ids[-1] == end)
-    logits = subject.model(torch.tensor([[*prompt.tolist(), *gold]]), use_cache=False).logits[0]
-    scores = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(gold)[:, None])
-    assert written.reference_nats == pytest.approx(-float(scores.sum()), rel=1e-9)
-
-
-def test_every_writer_is_scored_beside_the_model(subject, monkeypatch):
-    asked = asked_pairs(
-        data({"kind": "stories", "words": 80, "people": 2, "rooms": 2, "objects": 2}, row_length=400), 4, seed=0
-    )
-    monkeypatch.setattr(study, "write_summary", oracle)
-    found = evaluate_summaries(subject, asked, CUE, Writing(8), interventions=["reset"])
-    assert Counter((each.writer, each.intervention) for each in found) == Counter(
-        dict.fromkeys(
-            (("model", "none"), ("model", "reset"), ("lead", "none"), ("tail", "none"), ("random", "none")), 4
-        )
-    )
-    best = mean_score(found, "fact_recall")
-    assert (best.mean, mean_score(found, "rouge_l").mean) == (1.0, 1.0)  # it wrote the references
-    assert mean_score(found, "fact_recall", intervention="reset").mean == 0.0  # and nothing
-    assert mean_score(found, "reference_loss").mean == 2.0
-    gain = mean_score(found, "fact_recall", against=("lead", "none"))
-    lead = [each.fact_recall for each in found if each.writer == "lead"]
-    assert gain.mean == pytest.approx(1 - np.mean(lead))
-    assert all(0 < each.far_facts <= len(asked[0].facts) for each in found)
-
-
-def oracle(subject, prompt, reference, writing, intervention):
-    """Write the reference itself, and nothing without memory."""
-    return study.Written(decode(reference[:-1]) if intervention == "none" else "", True, 2.0 * len(reference))
-
-
-@given(st.integers(0, 10_000))
-def test_the_places_of_facts_are_the_ends_of_the_sentences_that_told_them_last(seed):
-    (each,) = asked_pairs(data({"kind": "stories", "words": 90}, row_length=400), 1, seed=seed)
-    text = each.pair.document
-    for fact, until in zip(each.facts, each.told_until, strict=True):
-        assert text[until - 1] == "."
-        assert fact in facts_of(text[:until])
-        begin = text.rfind(".", 0, until - 1) + 1
-        assert {found[:2] for found in facts_of(text[begin:until])} >= {fact[:2]}
-        assert fact[:2] not in {found[:2] for found in facts_of(text[until:])}
-
-
-def test_only_far_facts_are_far(subject, monkeypatch):
-    monkeypatch.setattr(study, "write_summary", oracle)
-    (each,) = asked_pairs(data({"kind": "stories", "words": 80}, row_length=400), 1, seed=0)
-    record = evaluate_summaries(subject, [each], CUE, Writing(8))[0]
-    begin = (len(np.concatenate(prompt_of(encoded, each.pair.document, CUE))) - 1) // 16 * 16
-    ends = [len(encode(each.pair.document[:until])) for until in each.told_until]
-    assert record.far_facts == sum(end <= begin for end in ends)
-    assert record.far_recall == 1.0
-
-
-def test_a_trained_checkpoint_is_evaluated_on_books_it_has_not_seen(trained):
-    folder, made = trained
-    checkpoint = resolve_checkpoint(folder / "run")
-    subject = Subject(pretrained_model(checkpoint).eval(), tokenizer(), "tiny", 3, "c")
-    assert isinstance(made.data, SummariesData)
-    asked = asked_pairs(made.data, 10, seed=0)
-    seen = {pair.group for pair in summary_pairs(made.data.pairs, "train")}
-    assert asked
-    assert not seen & {each.pair.group for each in asked}
-    found = evaluate_summaries(subject, asked, made.data.cue, Writing(4, temperature=1.0))
-    assert len(found) == 4 * len(asked)
-    assert mean_score(found, "fact_recall") is None  # no fact table
-    loss = mean_score(found, "reference_loss")
-    assert 0 < loss.mean < 10
-
-
-def test_what_cannot_be_scored_is_refused(subject):
-    with pytest.raises(InputError, match="no document to summarise"):
-        evaluate_summaries(subject, [], CUE, Writing(4))
-    each = Asked(SummaryPair("a", "a", "Text.", "Short."))
-    with pytest.raises(InputError, match="no intervention 'zeros'"):
-        evaluate_summaries(subject, [each], CUE, Writing(4), interventions=["zeros"])
-    with pytest.raises(InputError, match="no score 'rouge'"):
-        mean_score([], "rouge")
-
-
-def test_stories_of_more_people_than_there_are():
-    with pytest.raises(InputError, match="2 to 12 people"):
-        asked_pairs(SummariesData(row_length=64, pairs=StoriesSpec(words=40, people=40)), 1, seed=0)

@@ -1,6 +1,5 @@
 """Sets of needle prompts in the hub's schema: read from the hub or from local files, checked, and written."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -9,16 +8,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StrictInt, StrictStr
 
-from palimpsest.data.hub import REPOSITORY_NAME, resolve_revision
+from palimpsest.data.tables import TABLES, listed_files, table_rows
 from palimpsest.errors import InputError
 from palimpsest.records import Record
 from palimpsest.schema import Closed, parse
 
 COLUMNS = ("prompt", "answer", "context_length", "depth_percent")
 """What every row of such a set has."""
-
-PARQUET_BATCH_ROWS = 64
-INSTEAD = "download its Parquet files on a machine that can, give their folder as source, or generate prompts"
 
 Ending = Literal["answer", "question"]
 
@@ -78,22 +74,11 @@ def stored_rows(spec: StoredNeedles) -> Iterator[NeedleRow]:
         InputError: when reading begins: no such source; other columns than ``COLUMNS``; a value of the wrong type; an
             empty set; the hub is out of reach.
     """
-    path = Path(spec.source)
-    if path.exists():
-        if spec.config is not None or spec.revision is not None:
-            raise InputError(f"config and revision apply to hub datasets only, but the source '{path}' is local.")
-        rows = _local_rows(path)
-    elif "/" in spec.source and REPOSITORY_NAME.fullmatch(spec.source):
-        rows = _hub_rows(spec)
-    else:
-        raise InputError(
-            f"The needle set '{spec.source}' does not exist: give a .jsonl or .parquet file, a folder of them, or the "
-            "name of a hub dataset as owner/name."
-        )
+    rows = table_rows(spec.source, config=spec.config, split=spec.split, revision=spec.revision)
     empty = True
-    for where, row in islice(rows, spec.limit):
+    for row in islice(rows, spec.limit):
         empty = False
-        yield _checked(row, where)
+        yield _checked(row.values, row.where)
     if empty:
         raise InputError(f"The needle set '{spec.source}' has no rows.")
 
@@ -104,11 +89,7 @@ def needle_files(source: Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    found = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
-    files = sorted(path for path in found if path.suffix in READERS and not path.name.startswith("."))
-    if not files:
-        raise InputError(f"'{source}' holds no needle set: give {' or '.join(READERS)} files.")
-    return files
+    return listed_files(source, TABLES)
 
 
 def finished_text(row: NeedleRow, ends: Ending, where: str) -> NeedleText:
@@ -149,71 +130,3 @@ def _checked(row: Mapping[str, Any], where: str) -> NeedleRow:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
-
-
-Located = Iterator[tuple[str, Mapping[str, Any]]]
-"""Rows, and where each stands."""
-
-
-def _local_rows(source: Path) -> Located:
-    for path in needle_files(source):
-        try:
-            yield from READERS[path.suffix](path)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _jsonl_rows(path: Path) -> Located:
-    with open(path, encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                where = f"{path}, line {number}"
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{where} is not JSON: {error}.") from error
-                if not isinstance(row, dict):
-                    raise InputError(f"{where} is not a JSON object.")
-                yield where, row
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text: there is a byte 0x{error.object[error.start]:02x}.") from error
-
-
-def _parquet_rows(path: Path) -> Located:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    number = 0
-    try:
-        with ParquetFile(path) as table:
-            for batch in table.iter_batches(PARQUET_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except ArrowException as error:
-        raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-
-
-READERS = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-
-
-def _hub_rows(spec: StoredNeedles) -> Located:
-    from datasets import load_dataset
-
-    commit = resolve_revision(spec.source, "dataset", spec.revision, INSTEAD)
-    number = 0
-    try:
-        rows = iter(
-            load_dataset(spec.source, spec.config, split=spec.split, revision=commit or spec.revision, streaming=True)
-        )
-        while (row := next(rows, None)) is not None:
-            number += 1
-            yield f"{spec.source}, row {number}", row
-    except InputError:
-        raise
-    except Exception as error:  # whatever comes up here comes from reading remote files
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"Reading the dataset '{spec.source}' (config {spec.config!r}, split {spec.split!r}) broke off after "
-            f"{number} rows ({reason[0]}); correct the names, run the same command again, or {INSTEAD}."
-        ) from error

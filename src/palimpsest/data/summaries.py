@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from palimpsest.data.corpus import is_heldout
-from palimpsest.data.files import PARQUET_BATCH_ROWS, corpus_files
-from palimpsest.data.hub import INSTEAD_OF_DATASET, REPOSITORY_NAME, resolve_revision
+from palimpsest.data.tables import table_rows
 from palimpsest.errors import InputError
 from palimpsest.records import Record, sync, write_json
 
@@ -114,7 +113,8 @@ def summary_pairs(spec: PairsSpec, part: Part = "all") -> Iterator[SummaryPair]:
 
 def _pairs(spec: PairsSpec) -> Iterator[SummaryPair]:
     seen: set[str] = set()
-    for where, fallback, row in _rows(spec):
+    rows = table_rows(spec.source, config=spec.config, split=spec.split, revision=spec.revision, known=SUMMARY_SETS)
+    for where, fallback, row in rows:
         document = _text(row, spec.document_column, "document_column", where)
         group = fallback
         if spec.group_column is not None:
@@ -171,74 +171,6 @@ def _value(row: Row, column: str, option: str, where: str) -> object:
         columns = ", ".join(row) or "none"
         raise InputError(f"{where} has no column '{column}' (its columns: {columns}); set {option} to the right one.")
     return row[column]
-
-
-# Rows of tables
-
-
-def _rows(spec: PairsSpec) -> Iterator[tuple[str, str, Row]]:
-    """Yield the place of every row, in words and as an identifier, and the row."""
-    root = Path(spec.source)
-    if root.exists():
-        for name in ("config", "revision"):
-            if getattr(spec, name) is not None:
-                raise InputError(f"The option {name} is for hub datasets only, but the source '{root}' is local.")
-        for path in corpus_files(root):
-            name = path.name if path == root else path.relative_to(root).as_posix()
-            for number, row in enumerate(_file_rows(path), 1):
-                yield f"{path}, row {number}", f"{name}#{number}", row
-    elif "/" in spec.source and REPOSITORY_NAME.fullmatch(spec.source):
-        for number, row in enumerate(_hub_rows(spec), 1):
-            yield f"{spec.source}, row {number}", f"{spec.split}#{number}", row
-    else:
-        raise InputError(
-            f"The source '{spec.source}' does not exist: give {', '.join(SUMMARY_SETS)}, a file or folder of .jsonl or "
-            ".parquet, or a hub dataset as owner/name."
-        )
-
-
-def _file_rows(path: Path) -> Iterator[Row]:
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-
-        try:
-            with ParquetFile(path) as table:
-                for batch in table.iter_batches(PARQUET_BATCH_ROWS):
-                    yield from batch.to_pylist()
-        except ArrowException as error:
-            raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    elif path.suffix.lower() == ".jsonl":
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line) if line.strip() else None
-                except ValueError as error:
-                    raise InputError(f"{path}, line {number} is not JSON: {error}.") from error
-                if row is not None and not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number} is not a JSON object with a document and a summary.")
-                if row is not None:
-                    yield row
-    else:
-        raise InputError(f"{path} has no summaries beside its text: give .jsonl or .parquet with a column for each.")
-
-
-def _hub_rows(spec: PairsSpec) -> Iterator[Row]:
-    from datasets import load_dataset
-
-    commit = resolve_revision(spec.source, "dataset", spec.revision, INSTEAD_OF_DATASET)
-    try:
-        rows = load_dataset(
-            spec.source, spec.config, split=spec.split, revision=commit or spec.revision, streaming=True
-        )
-        for row in rows:
-            yield dict(row)
-    except Exception as error:  # whatever comes up here comes from reading remote files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"The dataset '{spec.source}' (config {spec.config!r}, split {spec.split!r}) cannot be read ({reason}); "
-            f"run the same command again, or {INSTEAD_OF_DATASET}."
-        ) from error
 
 
 # Tokens on disk
