@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from palimpsest.tasks import Trainable, build_task, task_spec
-from palimpsest.tasks.symbolic.vocabulary import names
+from palimpsest.tasks import Sample, Trainable, build_task, task_spec
+from palimpsest.tasks.symbolic.vocabulary import names, spelled
 
 SEGMENT = 32
 
@@ -85,3 +85,18 @@ def build(case: Case, *, segment_length: int = SEGMENT, **knobs: Any) -> Trainab
     rows = {"min_length": case.length // 2, "max_length": case.length}
     spec = task_spec({"kind": case.kind, **rows, **case.knobs, **knobs})
     return build_task(spec, WORDS, segment_length=segment_length)
+
+
+def items(case: Case, count: int = 20) -> list[Sample]:
+    task = build(case)
+    return [
+        task.sample(split="evaluation", seed=2, index=index, length=case.length, depth=None) for index in range(count)
+    ]
+
+
+def haystack(sample: Sample) -> str:
+    return spelled(sample.input_ids[: sample.question_start])
+
+
+def question(sample: Sample) -> str:
+    return spelled(sample.input_ids[sample.question_start : sample.prompt_length])

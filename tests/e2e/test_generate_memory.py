@@ -1,9 +1,10 @@
 """A book of a million tokens takes no more memory to read than one of fifty thousand."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+
+from script_case import load_script
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -12,12 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "generate_memory.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("generate_memory", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.mark.parametrize("kind", ["memory", "segment_local"])

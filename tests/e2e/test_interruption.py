@@ -18,13 +18,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from palimpsest.data import TokenizerSpec, prepare_corpus
-from palimpsest.data.corpus import CorpusSpec
-from palimpsest.records import StepRecord, read_jsonl
 from palimpsest.training import Recipe, train
-from training_case import recipe, text_data, write_texts
+from training_case import assert_same_run, prepare_texts, recipe
 
 pytestmark = pytest.mark.e2e
 
@@ -71,10 +67,8 @@ def server() -> Iterator[ForkServerContext]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict:
-    values = text_data(write_texts(tmp_path_factory.mktemp("texts")))
-    directory = tmp_path_factory.mktemp("prepared") / "corpus"
-    prepare_corpus(CorpusSpec(**values["corpus"]), TokenizerSpec(**values["tokenizer"]), directory)
-    return {"kind": "text", "sequence_length": 96, "directory": str(directory)}
+    prepared = prepare_texts(tmp_path_factory.mktemp("prepared"))
+    return {"kind": "text", "sequence_length": 96, "directory": str(prepared.directory)}
 
 
 @pytest.fixture(scope="module")
@@ -97,19 +91,6 @@ def start_and_wait(server, case, run_dir) -> None:
     child.start()
     child.join(TIMEOUT)
     assert child.exitcode == 0
-
-
-def assert_same_run(one: Path, other: Path, steps: int = STEPS) -> None:
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        left, right = (load_file(run / "checkpoints" / f"step-{steps}" / name) for run in (one, other))
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[key], right[key]) for key in left), name
-    left, right = (
-        [line.model_copy(update={"seconds": 0.0}) for line in read_jsonl(run / "metrics.jsonl", StepRecord)]
-        for run in (one, other)
-    )
-    assert left == right
-    assert not list((other / "checkpoints").glob("*.tmp"))
 
 
 def kill_at_random(server, case, run_dir: Path, latest: float, random_moment: random.Random) -> bool:
@@ -145,7 +126,7 @@ def interrupt(server, case, uninterrupted, tmp_path, kills: int) -> Tally:
             if killed < kills:
                 continue
             start_and_wait(server, case, run_dir)
-        assert_same_run(reference, run_dir)
+        assert_same_run(reference, run_dir, steps=STEPS)
         shutil.rmtree(run_dir)
         runs += 1
     return Tally(killed, saving, runs)

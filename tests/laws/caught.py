@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from palimpsest.attention import Attention, StateCacheLayer
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
 
-from .model_cases import build
+from .model_cases import single
 
 
 class Layer:
@@ -21,7 +21,7 @@ class Layer:
     out: Tensor
 
     def __init__(self, attention: dict):
-        self.model: PalimpsestForCausalLM = build(attention, num_hidden_layers=1)
+        self.model: PalimpsestForCausalLM = single(attention)
         module = self.model.model.layers[0].self_attn
         assert isinstance(module, Attention)
         self.attention = module

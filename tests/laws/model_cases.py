@@ -106,6 +106,11 @@ def build(attention: dict, seed: int = 0, **fields: object) -> PalimpsestForCaus
     return model
 
 
+def single(attention: dict) -> PalimpsestForCausalLM:
+    """Return a model of one layer."""
+    return build(attention, num_hidden_layers=1)
+
+
 @cache
 def model_of(name: str, documents: str = "carry") -> PalimpsestForCausalLM:
     """Return the model of a row of the table; tests share it and leave it as it is."""

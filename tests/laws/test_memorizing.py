@@ -16,7 +16,20 @@ from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.testing import assert_close
 from palimpsest.training.optimizer import group_of
 
-from .model_cases import ATTENTION, HEAD_DIM, HEADS, KEY_HEADS, SEGMENT, build, config, in_passes, logits, run, tokens
+from .model_cases import (
+    ATTENTION,
+    HEAD_DIM,
+    HEADS,
+    KEY_HEADS,
+    SEGMENT,
+    build,
+    config,
+    in_passes,
+    logits,
+    run,
+    single,
+    tokens,
+)
 from .token_oracle import Array, CaughtLayer, attend, joined, softmax
 
 LENGTH = 31
@@ -30,10 +43,6 @@ GATES: list[dict] = [{"kind": "sigmoid"}, {"kind": "hard_sigmoid"}, {"kind": "to
 
 def block(capacity: int, top_k: int, **more: object) -> dict:
     return {"pattern": "memorizing", "memorizing": {"capacity": capacity, "top_k": top_k}} | more
-
-
-def single(attention: dict) -> PalimpsestForCausalLM:
-    return build(attention, num_hidden_layers=1)
 
 
 def layer_of(model: PalimpsestForCausalLM) -> MemorizingAttention:

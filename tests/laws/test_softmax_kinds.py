@@ -15,7 +15,7 @@ from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.schema import parse
 from palimpsest.testing import assert_close
 
-from .model_cases import HEAD_DIM, KEY_HEADS, SEGMENT, UNUSED, build, in_passes, logits, run, tokens
+from .model_cases import HEAD_DIM, KEY_HEADS, SEGMENT, UNUSED, build, in_passes, logits, run, single, tokens
 
 LENGTH = 19
 
@@ -76,10 +76,6 @@ class Cached:
         self.origin = start - cache_length
         self.before = (place < start[:, None]) & (place >= self.origin[:, None])
         self.seen = self.before | ((place >= start[:, None]) & (place <= place[:, None]))
-
-
-def single(attention: dict[str, Any]) -> PalimpsestForCausalLM:
-    return build(attention, num_hidden_layers=1)
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, LENGTH, 50])

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, kstest
-from tests.text_case import CASES, SEGMENT, TOKENIZERS, Case, build, decode, encode, tokenizer
 
 from palimpsest.errors import InputError
 from palimpsest.tasks import TASKS, Sample
@@ -16,6 +15,7 @@ from palimpsest.tasks.task import Split
 from palimpsest.tasks.text.babilong import ROOMS
 from palimpsest.tasks.text.catalogue import TEXT_TASKS
 from palimpsest.tasks.toys import PARSERS, Validity, validity
+from text_case import CASES, SEGMENT, TOKENIZERS, Case, build, decode, encode, tokenizer
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 

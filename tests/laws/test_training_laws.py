@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from palimpsest.data import TokenizerSpec, prepare_corpus
-from palimpsest.data.corpus import CorpusSpec
-from palimpsest.records import StepRecord, read_jsonl
 from palimpsest.schema import parse
 from palimpsest.training import Recipe, loop, train
 from palimpsest.training.state import pretrained_model
-from training_case import recipe_values, text_data, write_texts
+from training_case import prepare_texts, recipe_values, records
 
 from .model_cases import ATTENTION, SEGMENT, TABLE
 
@@ -20,9 +17,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    values = text_data(write_texts(tmp_path_factory.mktemp("texts")))
-    directory = tmp_path_factory.mktemp("prepared") / "corpus"
-    return prepare_corpus(CorpusSpec(**values["corpus"]), TokenizerSpec(**values["tokenizer"]), directory).directory
+    return prepare_texts(tmp_path_factory.mktemp("prepared")).directory
 
 
 def recipe(name: str, corpus: Path) -> Recipe:
@@ -38,7 +33,7 @@ def test_a_kind_is_trained_by_the_same_loop(
     name: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(recipe(name, corpus), tmp_path / "whole")
-    losses = [record.loss for record in read_jsonl(tmp_path / "whole" / "metrics.jsonl", StepRecord)]
+    losses = [record.loss for record in records(tmp_path / "whole")]
     assert len(losses) == STEPS
     assert losses[-1] < losses[0] - 0.01
 

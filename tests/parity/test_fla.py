@@ -7,6 +7,7 @@ of them compute in float32, whatever they are given; they scale queries by d^-1/
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,6 +23,7 @@ from palimpsest.memory.token_rules import (
     linear_recurrence,
 )
 from palimpsest.testing import assert_close
+from script_case import load_script
 
 BATCH, HEADS, TOKENS, SIZE, VALUES = 2, 3, 128, 8, 5
 each_linear_form = pytest.mark.parametrize("form", [linear_recurrence, linear_chunk])
@@ -33,12 +35,7 @@ def reference(rule: str, function: str) -> Callable[..., Any]:
     """Load a function of ``fla/ops/<rule>/naive.py`` from the installed distribution."""
     files = importlib.metadata.files("fla-core") or []
     (path,) = (file.locate() for file in files if file.as_posix() == f"fla/ops/{rule}/naive.py")
-    spec = importlib.util.spec_from_file_location(f"fla_naive_{rule}", str(path))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, function)
+    return getattr(load_script(Path(path)), function)
 
 
 class Inputs(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from palimpsest.data import Document, train_tokenizer
+from palimpsest.data import Document, TokenizerSpec, train_tokenizer
 
 COLUMNS = ["text", "id", "dump", "url", "date", "file_path", "language", "language_score", "token_count"]
 WORDS = ("the", "river", "that", "carried", "old", "letters", "past", "a", "quiet", "mill", "while", "1904", "or", "27")
@@ -38,9 +38,9 @@ def write_fineweb(path: Path, documents: Sequence[Document | tuple[str, str | No
     pq.write_table(pa.table(columns), path, row_group_size=row_group)
 
 
-def save_tokenizer(directory: Path) -> Path:
+def save_tokenizer(directory: Path) -> TokenizerSpec:
     train_tokenizer([page(n, 60) for n in range(20)], 300).save_pretrained(directory)
-    return directory
+    return TokenizerSpec(path=str(directory))
 
 
 def listing(directory: Path) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """The house rules that a machine can check: who imports whom, what is forbidden, how long things may be."""
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 import palimpsest
+from script_case import python
 
 ROOT = Path(palimpsest.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -170,12 +170,6 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 """
-
-
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("wing", ["statistics", "report"])

@@ -1,6 +1,5 @@
 """The table of all kinds: what it says is what a model of that kind keeps, and the document is what the code says."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,21 +8,15 @@ import torch
 from palimpsest.attention.kinds import KINDS
 from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.models.comparison import KindRow, compare, memory_kinds
+from script_case import load_script
+from tiny_case import tiny_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 LENGTHS = (24, 96)
 
 
 def config(attention: dict) -> PalimpsestConfig:
-    return PalimpsestConfig(
-        vocab_size=17,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attention={"segment_length": 8} | attention,
-    )
+    return tiny_config(attention, num_attention_heads=4, num_key_value_heads=2)
 
 
 ROWS = {row.name: row for row in compare(config({}), LENGTHS)}
@@ -80,9 +73,5 @@ def test_a_row_is_as_the_model_has_it() -> None:
 
 
 def test_the_document_is_what_the_code_says() -> None:
-    spec = importlib.util.spec_from_file_location("kinds", DOCS / "kinds.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (DOCS / "kinds.md").read_text(encoding="utf-8") == module.page(), "run: python docs/kinds.py"
+    page = load_script(DOCS / "kinds.py").page()
+    assert (DOCS / "kinds.md").read_text(encoding="utf-8") == page, "run: python docs/kinds.py"

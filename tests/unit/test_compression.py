@@ -1,6 +1,5 @@
 """What a memory is smaller than: the published sizes, and what our caches really hold."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,8 @@ from palimpsest.models.compression import (
 )
 from palimpsest.study.scorecard.findings import Findings
 from palimpsest.study.scorecard.measures.costs import RatioGiven, published_ratio
+from script_case import load_script
+from tiny_case import tiny_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 ORIGINAL = Heads(layers=12, heads=8, size=128)
@@ -90,15 +91,7 @@ def test_the_scorecard_computes_the_same():
 
 
 def config(attention: dict) -> PalimpsestConfig:
-    return PalimpsestConfig(
-        vocab_size=17,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attention={"segment_length": 8} | attention,
-    )
+    return tiny_config(attention, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
 
 
 def held(model: PalimpsestConfig, tokens: int) -> int:
@@ -139,9 +132,5 @@ def test_a_model_without_a_memory_compresses_nothing():
 
 
 def test_the_page_is_what_the_code_says():
-    module_spec = importlib.util.spec_from_file_location("compression_page", DOCS / "compression.py")
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    assert (DOCS / "compression.md").read_text(encoding="utf-8") == module.page(), "run: python docs/compression.py"
+    page = load_script(DOCS / "compression.py").page()
+    assert (DOCS / "compression.md").read_text(encoding="utf-8") == page, "run: python docs/compression.py"

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fineweb_case import listing
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cli_case import refusal
 from palimpsest.data import (
     END_OF_TEXT,
     CorpusSpec,
@@ -47,16 +48,6 @@ def corpus(tmp_path: Path) -> CorpusSpec:
 @pytest.fixture
 def prepared(corpus: CorpusSpec, tmp_path: Path) -> PreparedCorpus:
     return prepare_corpus(corpus, BPE, tmp_path / "prepared", shard_tokens=500)
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    return str(caught.value)
-
-
-def listing(directory: Path) -> dict[str, bytes]:
-    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
 def test_every_document_is_in_its_split_whole_and_closed(prepared, corpus):

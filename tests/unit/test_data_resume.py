@@ -1,44 +1,30 @@
 """A preparation that is interrupted, wherever that may be, and goes on: nothing twice, nothing lost, the same bytes."""
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import pytest
-from fineweb_case import listing, page, pages, save_tokenizer, write_fineweb
+from fineweb_case import listing, pages, save_tokenizer, write_fineweb
+from resume_case import SHARD, Cut, batches_of, interrupted, write_mixed
 
-from palimpsest.data import CorpusSpec, PreparedCorpus, TokenizerSpec, open_corpus, prepare_corpus
+from cli_case import refusal
+from palimpsest.data import CorpusSpec, TokenizerSpec, open_corpus, prepare_corpus
 from palimpsest.data.corpus import PieceSpec
 from palimpsest.data.documents import DocumentReader
 from palimpsest.data.journal import read_journal
 from palimpsest.data.writer import SCRATCH
-from palimpsest.errors import InputError
-
-SHARD = 700
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> TokenizerSpec:
-    return TokenizerSpec(path=str(save_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> CorpusSpec:
-    """Three Parquet files, a file of lines and a text, of 76 documents with text in them."""
-    folder = tmp_path / "corpus"
-    write_fineweb(folder / "a.parquet", pages(20))
-    write_fineweb(folder / "b" / "a.parquet", [*pages(9, 20), ("blank", " \n"), *pages(6, 29)])
-    write_fineweb(folder / "b" / "b.parquet", pages(15, 35))
-    lines = [json.dumps({"text": page(n, 30)}) for n in range(25)]
-    (folder / "c.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
-    (folder / "d.txt").write_text(page(99, 200))
-    return CorpusSpec(source=str(folder), heldout_fraction=0.2)
+    return write_mixed(tmp_path / "corpus")
 
 
 @pytest.fixture(autouse=True)
@@ -46,112 +32,6 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write the journal after every batch, and make batches small."""
     monkeypatch.setattr("palimpsest.data.tokenising.BATCH_CHARACTERS", 600)
     monkeypatch.setattr("palimpsest.data.tokenising.CHECKPOINT_TOKENS", 1)
-
-
-class Cut(Exception):
-    """An interruption."""
-
-
-def interrupted(corpus: CorpusSpec, tokenizer: TokenizerSpec, out: Path, batches: int) -> Path:
-    """Prepare a corpus, but stop after some batches; return the directory that is left."""
-    left = iter(range(batches - 1))
-
-    def progress(documents: int, tokens: int) -> None:
-        if next(left, None) is None:
-            raise Cut
-
-    with pytest.raises(Cut):
-        prepare_corpus(corpus, tokenizer, out, shard_tokens=SHARD, progress=progress)
-    return out.with_name(f".{out.name}.partial")
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    return str(caught.value)
-
-
-def batches_of(corpus: CorpusSpec, tokenizer: TokenizerSpec, out: Path) -> tuple[PreparedCorpus, int]:
-    """Prepare a corpus in one go; return it and the number of its batches."""
-    calls: list[tuple[int, int]] = []
-    made = prepare_corpus(corpus, tokenizer, out, shard_tokens=SHARD, progress=lambda *now: calls.append(now))
-    return made, len(calls)
-
-
-KILLER = """
-import json, os, shutil, signal, sys
-from pathlib import Path
-import pyarrow.parquet
-from palimpsest.data import CorpusSpec, TokenizerSpec, load_tokenizer, prepare_corpus, tokenising, writer
-tokenising.BATCH_CHARACTERS, tokenising.CHECKPOINT_TOKENS = 2000, 1
-source, tokenizer, work = sys.argv[1:]
-load_tokenizer(tokenizer).save_pretrained(Path(work) / "loaded")  # imports what every child needs; starts no thread
-done = 0
-
-def prepare(out, kill_at):
-    "Prepare in a child that kills itself before the given operation on files; return how many it has done."
-    report, end = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(end)
-        with os.fdopen(report) as told:
-            operations = told.read()
-        status = os.waitpid(child, 0)[1]
-        assert status in (0, signal.SIGKILL), status
-        return int(operations) if status == 0 else None
-
-    def counted(module, name, real):
-        def call(*arguments, **options):
-            global done
-            done += 1
-            if done == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-        setattr(module, name, call)
-
-    for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"), (writer.np, "save")):
-        counted(module, name, getattr(module, name))
-    counted(os, "fsync", lambda handle: None)  # a killed process loses nothing that the kernel has
-    counted(writer.HashedFile, "write", writer.HashedFile.write)
-    counted(writer.HashedFile, "sync", writer.HashedFile.sync)
-    spec = CorpusSpec(source=source, heldout_fraction=0.2)
-    prepare_corpus(spec, TokenizerSpec(path=tokenizer), out, shard_tokens=700)
-    os.write(end, str(done).encode())
-    os._exit(0)
-
-def content(directory):
-    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-
-work = Path(work)
-operations = prepare(work / "whole", 0)
-whole, wrong, kills = content(work / "whole"), [], 0
-for point in sorted({1 + operations * k // 24 for k in range(24)} | set(range(operations - 9, operations + 1))):
-    out = work / "killed"
-    assert prepare(out, point) is None, point
-    kills += 1
-    prepare(out, 0)
-    if content(out) != whole or (work / ".killed.partial").exists():
-        wrong.append(point)
-    shutil.rmtree(out)
-chain = 0
-while prepare(work / "chain", 110) is None:
-    chain += 1
-print(json.dumps({"operations": operations, "kills": kills, "wrong": wrong, "chain": chain,
-                  "chained": content(work / "chain") == whole}))
-"""
-
-
-@pytest.mark.slow
-def test_a_process_killed_at_any_operation_on_files_goes_on_to_the_same_bytes(corpus, tokenizer, tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
-    words = [sys.executable, "-c", KILLER, corpus.source, str(tokenizer.path), str(work)]
-    found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    assert found["operations"] > 200
-    assert found["kills"] > 30
-    assert found["wrong"] == []
-    assert found["chain"] >= 3  # killed again and again, and every time a little further
-    assert found["chained"]
 
 
 def test_after_any_batch_it_goes_on_to_the_same_bytes_and_reads_no_file_before_that_place(corpus, tokenizer, tmp_path):
@@ -270,7 +150,7 @@ def test_another_corpus_or_tokenizer_does_not_go_on_with_it(corpus, tokenizer, t
 
 
 def test_a_tokenizer_that_changed_meanwhile_is_refused(corpus, tmp_path):
-    given = TokenizerSpec(path=str(save_tokenizer(tmp_path / "tokenizer")))
+    given = save_tokenizer(tmp_path / "tokenizer")
     interrupted(corpus, given, tmp_path / "out", 5)
     with open(tmp_path / "tokenizer" / "tokenizer.json", "a") as file:
         file.write(" ")
@@ -375,53 +255,3 @@ def test_a_stream_of_the_hub_goes_on_again_and_again(hub, tokenizer, tmp_path, m
     assert made.manifest.corpus == hub
     kept = {name: content for name, content in listing(out).items() if name != "manifest.json"}
     assert kept == {name: content for name, content in listing(whole.directory).items() if name != "manifest.json"}
-
-
-# Several processes
-
-
-WORKERS = """
-import multiprocessing, sys, time
-from palimpsest.data import CorpusSpec, TokenizerSpec, prepare_corpus, tokenising
-if __name__ == "__main__":
-    tokenising.BATCH_CHARACTERS, tokenising.CHECKPOINT_TOKENS = 600, 1
-    source, tokenizer, out, stop = sys.argv[1:]
-    count = 0
-    def progress(*_):
-        global count
-        count += 1
-        if count == int(stop):
-            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-            time.sleep(60)
-    spec = CorpusSpec(source=source, heldout_fraction=0.2)
-    prepare_corpus(spec, TokenizerSpec(path=tokenizer), out, shard_tokens=700, workers=2, progress=progress)
-"""
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state.rpartition(")")[2].split()[0] == "Z"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes by /proc")
-def test_several_processes_make_the_same_and_end_with_the_one_that_is_killed(corpus, tokenizer, tmp_path):
-    whole, _ = batches_of(corpus, tokenizer, tmp_path / "whole")
-    script, out = tmp_path / "prepare.py", tmp_path / "out"
-    script.write_text(WORKERS)
-    words = [sys.executable, str(script), corpus.source, str(tokenizer.path), str(out)]
-    with subprocess.Popen([*words, "6"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        process.send_signal(signal.SIGKILL)
-    assert len(pids) == 2
-    deadline = time.monotonic() + 30
-    while not all(map(gone, pids)):
-        assert time.monotonic() < deadline, "a worker outlives its parent"
-        time.sleep(0.05)
-    assert read_journal(tmp_path / ".out.partial").documents > 0
-    subprocess.run([*words, "0"], check=True)
-    assert listing(out) == listing(whole.directory)

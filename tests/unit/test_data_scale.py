@@ -40,7 +40,7 @@ ODD = {
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> TokenizerSpec:
-    return TokenizerSpec(path=str(save_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_odd_documents_come_back_to_the_character(tokenizer, tmp_path):

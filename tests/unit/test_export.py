@@ -9,10 +9,9 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
-from typer.testing import CliRunner
 
+from cli_case import run
 from laws.model_cases import ATTENTION, SEGMENT, VOCABULARY, build, tokens
-from palimpsest.cli import app
 from palimpsest.data.tokenizer import train_tokenizer
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestCache, PalimpsestForCausalLM
@@ -309,10 +308,6 @@ def test_the_card_knows_what_forgets_and_what_grows(name, forgets, grows):
 
 
 # The command
-
-
-def run(*words: object):
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")

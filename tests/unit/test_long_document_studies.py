@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.text_case import tokenizer
-from tests.training_case import write_texts
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from palimpsest.data import is_heldout
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestConfig
 from palimpsest.models.flops import flops_per_token
+from text_case import tokenizer
+from training_case import write_texts
 
 STUDIES = Path(__file__).parents[2] / "studies"
 

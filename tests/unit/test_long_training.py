@@ -8,18 +8,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
-from palimpsest.data import IGNORED, TextSamples, TokenizerSpec, prepare_corpus
-from palimpsest.data.corpus import CorpusSpec
+from palimpsest.data import IGNORED, TextSamples
 from palimpsest.errors import InputError
-from palimpsest.records import StepRecord, read_jsonl
-from palimpsest.training import Interrupted, Recipe, TrainingSpec, course, model_config, new_model, train
+from palimpsest.training import Interrupted, Recipe, TrainingSpec, model_config, new_model, train
 from palimpsest.training.data import BatchSource
 from palimpsest.training.optimizer import build_optimizer
 from palimpsest.training.recipe import LengthStage, TextData
 from palimpsest.training.rows import Row
-from training_case import SEGMENT, recipe, recipe_values, text_data, write_texts
+from training_case import (
+    SEGMENT,
+    assert_same_run,
+    prepare_texts,
+    recipe,
+    recipe_values,
+    records,
+    stop_at,
+)
 
 STAGES = [{"steps": 2, "sequence_length": 32}, {"steps": 1, "sequence_length": 64}]
 ROW = 128
@@ -27,9 +32,7 @@ ROW = 128
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    values = text_data(write_texts(tmp_path_factory.mktemp("texts")))
-    directory = tmp_path_factory.mktemp("prepared") / "corpus"
-    return prepare_corpus(CorpusSpec(**values["corpus"]), TokenizerSpec(**values["tokenizer"]), directory)
+    return prepare_texts(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +103,6 @@ def test_an_epoch_of_short_rows_holds_every_token_that_an_epoch_of_long_ones_doe
     assert np.array_equal(np.concatenate([r.input_ids for r in whole]), np.concatenate([r.input_ids for r in short]))
 
 
-def stop_at(monkeypatch, step):
-    original = course.Course.count
-
-    def count(run, tokens, *, taken):
-        if run.progress.step + 1 == step:
-            signal.raise_signal(signal.SIGINT)
-        original(run, tokens, taken=taken)
-
-    monkeypatch.setattr(course.Course, "count", count)
-
-
 @pytest.mark.parametrize("documents", ["carry", "reset"])
 def test_a_run_with_stages_and_truncation_resumes_to_the_same_bits(data, tmp_path, monkeypatch, documents):
     values = recipe_values(data | {"curriculum": STAGES}, backpropagate_segments=1, gate_weight_decay=0.1)
@@ -119,29 +111,22 @@ def test_a_run_with_stages_and_truncation_resumes_to_the_same_bits(data, tmp_pat
     train(spec, tmp_path / "whole")
     for step in (1, 2, 3, 5):
         with monkeypatch.context() as patch:
-            stop_at(patch, step)
+            stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
             with pytest.raises(Interrupted):
                 train(spec, tmp_path / "stopped")
     train(spec, tmp_path / "stopped")
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        left, right = (load_file(tmp_path / run / "checkpoints" / "step-6" / name) for run in ("whole", "stopped"))
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[key], right[key]) for key in left), name
-    records = [
-        [r.model_copy(update={"seconds": 0.0}) for r in read_jsonl(tmp_path / run / "metrics.jsonl", StepRecord)]
-        for run in ("whole", "stopped")
-    ]
-    assert records[0] == records[1]
-    assert [record.row_length for record in records[0]] == [32, 32, 64, ROW, ROW, ROW]
-    assert [record.tokens for record in records[0]] == [step * 4 * ROW for step in range(1, 7)]
-    assert all(math.isfinite(record.loss) for record in records[0])
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    lines = records(tmp_path / "whole")
+    assert [line.row_length for line in lines] == [32, 32, 64, ROW, ROW, ROW]
+    assert [line.tokens for line in lines] == [step * 4 * ROW for step in range(1, 7)]
+    assert all(math.isfinite(line.loss) for line in lines)
 
 
 def test_a_truncated_update_has_the_loss_of_a_whole_one_and_another_gradient(data, tmp_path):
     found = {}
     for segments in (None, 1):
         train(recipe(data, steps=1, warmup_steps=0, backpropagate_segments=segments), tmp_path / str(segments))
-        (found[segments],) = read_jsonl(tmp_path / str(segments) / "metrics.jsonl", StepRecord)
+        (found[segments],) = records(tmp_path / str(segments))
     assert found[1].loss == pytest.approx(found[None].loss, rel=1e-6)
     assert found[1].layers[0].gates == found[None].layers[0].gates
     assert found[1].grad_norm != found[None].grad_norm

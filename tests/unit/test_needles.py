@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from needle_case import CYCLE_TOKENS, needle_tokenizer
+from needle_case import CYCLE_TOKENS, encode, needle_tokenizer
 from palimpsest.errors import InputError
 from palimpsest.tasks.filler import CLASSIC_SENTENCES
 from palimpsest.tasks.keys import is_evaluation_key
@@ -27,10 +27,6 @@ from palimpsest.tasks.templates import INTRODUCTION, QUESTION
 TOKENIZER = needle_tokenizer()
 SEGMENT = 64
 DEPTHS = (0.0, 5.0, 45.0, 50.0, 95.0, 100.0)
-
-
-def encode(text: str) -> list[int]:
-    return TOKENIZER.encode(text, add_special_tokens=False)
 
 
 def prompts(spec, *, split="training", segment_length=SEGMENT):

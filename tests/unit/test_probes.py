@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from palimpsest.errors import InputError
-from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
+from palimpsest.models import PalimpsestCache
 from palimpsest.probes import (
     INTERVENTIONS,
     applicable,
@@ -15,25 +15,13 @@ from palimpsest.probes import (
     swap,
     zero,
 )
+from tiny_case import tiny_model
 
 SEGMENT = 4
 
 
 def build(attention):
-    config = PalimpsestConfig(
-        vocab_size=17,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention={"segment_length": SEGMENT} | attention,
-    )
-    generator = torch.Generator().manual_seed(0)
-    model = PalimpsestForCausalLM(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
-    return model
+    return tiny_model({"segment_length": SEGMENT} | attention)
 
 
 @pytest.fixture(params=["linear", "delta", "ridge", "ridge, square root"])

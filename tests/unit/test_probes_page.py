@@ -2,9 +2,9 @@
 
 import math
 import shutil
-from html.parser import HTMLParser
 
 import pytest
+from page_case import Page, assert_harmless
 
 from cli_case import refused, run
 from palimpsest.data import open_corpus
@@ -42,24 +42,7 @@ def test_a_page_is_whole_and_the_same_every_time(records, tmp_path):
     assert "<script" not in page
     assert "http://www.w3.org/2000/svg" in page
     assert page.replace("http://www.w3.org/2000/svg", "").count("http") == 1  # the name of the policy
-    assert Balanced(page).open == []
-
-
-class Balanced(HTMLParser):
-    """Checks that every element ends where it should."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in {"meta", "br"}:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+    assert_harmless(Page(page))
 
 
 def test_a_page_shows_what_was_measured_and_nothing_else(records):
@@ -81,7 +64,7 @@ def test_a_page_stands_what_is_not_finite_and_foreign_names(records):
     page = profile_page([*odd, *records[4:]], "x.jsonl")
     assert "<script" not in page
     assert "∞" in page
-    assert Balanced(page).open == []
+    assert_harmless(Page(page))
     nothing = [r.model_copy(update={"rho": math.nan, "gate": math.nan}) for r in records]
     assert [(third.gate, third.rho, third.share) for third in thirds(nothing)] == [(None,) * 3] * 3
 

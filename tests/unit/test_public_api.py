@@ -1,8 +1,6 @@
 """The public contract: names, signatures, and what importing them costs."""
 
 import inspect
-import subprocess
-import sys
 from importlib import import_module, metadata
 
 import pytest
@@ -10,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import palimpsest
 from palimpsest import memory
+from script_case import python
 
 CONTRACT = {
     "palimpsest": ["PalimpsestConfig", "PalimpsestForCausalLM", "__version__", "convert_llama"],
@@ -25,12 +24,6 @@ CONTRACT = {
     "palimpsest.probes": ["intervene"],
     "palimpsest.statistics": ["FAIL", "INCONCLUSIVE", "PASS", "Estimate", "contrast", "decide", "estimate"],
 }
-
-
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("module", CONTRACT)

@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 import re
@@ -6,8 +5,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from page_case import Page, assert_harmless, rows_of
 from synthetic_scorecard import SHA, make_card, make_estimate, make_items, make_row, write_card
-from test_report_page import ATTACKS, Page, assert_harmless, spelled
+from test_report_page import ATTACKS, spelled
 
 from palimpsest.errors import InputError
 from palimpsest.records import RowRecord, write_json
@@ -31,10 +31,6 @@ def one_row(directory: Path, **changes: object) -> Path:
 
 def canonical(row: RowRecord) -> str:
     return json.dumps(json.loads(row.model_dump_json()), sort_keys=True)
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def section(text: str, name: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from page_case import Page, assert_harmless
 from synthetic_scorecard import ARMS, make_card, make_items, make_words, write_card
-from test_report_page import Page, assert_harmless
 
 from palimpsest.errors import InputError
 from palimpsest.records import ItemRecord, ShownItemRecord, read_jsonl, write_jsonl

@@ -7,18 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statistics_case import table
 
 from palimpsest.errors import InputError
 from palimpsest.statistics import Estimate, align, contrast, estimate, holm, mcnemar
 
 pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
-
-
-def table(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[int], list[int]]:
-    """The two outcome lists of a paired 2 x 2 table."""
-    a = [1] * (both + only_a) + [0] * (only_b + neither)
-    b = [1] * both + [0] * only_a + [1] * only_b + [0] * neither
-    return a, b
 
 
 @pytest.mark.parametrize(

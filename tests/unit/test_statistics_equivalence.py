@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statistics_case import table
 from statsmodels.stats.weightstats import ttost_paired
 
 from palimpsest.errors import InputError
@@ -20,11 +21,6 @@ from palimpsest.statistics import (
     items_for_non_inferiority,
     non_inferiority,
 )
-
-
-def table(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[int], list[int]]:
-    """The two outcome lists of a paired 2 x 2 table."""
-    return [1] * (both + only_a) + [0] * (only_b + neither), [1] * both + [0] * only_a + [1] * only_b + [0] * neither
 
 
 @given(st.integers(0, 1000), st.floats(-0.6, 0.6))

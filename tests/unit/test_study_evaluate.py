@@ -6,31 +6,20 @@ import pytest
 import torch
 
 from palimpsest.attention.kinds import exact_start
-from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
+from palimpsest.models import PalimpsestCache
 from palimpsest.study import evaluate
 from palimpsest.study.evaluate import Subject, answer_greedily, evaluate_items, rank_candidates
 from palimpsest.tasks import build_task, task_spec
 from palimpsest.tasks.symbolic.vocabulary import names
+from tiny_case import tiny_model
 
 SEGMENT, PROMPT, ANSWER = 4, 13, 3
 
 
 @pytest.fixture(params=["full", "segment_local", "memory"])
 def model(request):
-    config = PalimpsestConfig(
-        vocab_size=11,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention={"pattern": [request.param], "segment_length": SEGMENT, "memory": {"kind": "ridge"}},
-    )
-    model = PalimpsestForCausalLM(config).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
-    return model
+    attention = {"pattern": [request.param], "segment_length": SEGMENT, "memory": {"kind": "ridge"}}
+    return tiny_model(attention, vocab_size=11)
 
 
 @pytest.fixture
@@ -100,20 +89,8 @@ class Blanks:
 
 @pytest.fixture(scope="module")
 def subject():
-    config = PalimpsestConfig(
-        vocab_size=512,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention={"pattern": ["memory"], "segment_length": 8, "memory": {"kind": "ridge"}},
-    )
-    model = PalimpsestForCausalLM(config).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.5)
-    reach = {"memory": lambda at: exact_start(config.attention_spec, 2, at), "full": lambda at: 0}
+    model = tiny_model({"pattern": ["memory"], "memory": {"kind": "ridge"}}, vocab_size=512)
+    reach = {"memory": lambda at: exact_start(model.config.attention_spec, 2, at), "full": lambda at: 0}
     return Subject(model, Blanks(), "memory", 0, "", reach)
 
 

@@ -1,16 +1,16 @@
 """One item and one training row of every symbolic task: they change only when the task's ``version`` does.
 
-After an intended change raise the version, run ``python -m tests.unit.test_symbolic_golden`` and review the diff.
+After an intended change raise the version, run ``PYTHONPATH=tests python tests/unit/test_symbolic_golden.py`` and
+review the diff.
 """
 
 import json
 from hashlib import sha256
 from pathlib import Path
 
-from tests.symbolic_case import CASES, build
-
 from palimpsest.records import write_json
 from palimpsest.tasks.symbolic.vocabulary import spelled
+from symbolic_case import CASES, build
 
 SNAPSHOT = Path(__file__).parents[1] / "golden" / "symbolic.json"
 

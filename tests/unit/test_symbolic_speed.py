@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from tests.symbolic_case import Case, build
 
 from palimpsest.tasks.symbolic.catalogue import SYMBOLIC_TASKS
+from symbolic_case import Case, build
 
 BUDGET = 60 / 10_000
 ITEMS = 200

@@ -1,30 +1,19 @@
 """One item and one training row of every task in text: they change only when the task's ``version`` does.
 
 The tokenizer has one token per byte, so nothing but the task decides what the items look like. After an intended change
-raise the version, run ``python -m tests.unit.test_text_golden`` and review the diff.
+raise the version, run ``PYTHONPATH=tests python tests/unit/test_text_golden.py`` and review the diff.
 """
 
 import json
 from hashlib import sha256
 from pathlib import Path
 
-from tests.text_case import CASES
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from palimpsest.records import write_json
 from palimpsest.tasks import build_task, task_spec
+from text_case import CASES, byte_tokenizer
 
 SNAPSHOT = Path(__file__).parents[1] / "golden" / "text.json"
 SEGMENT, LENGTH = 512, 6_000
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def golden_items() -> dict[str, dict[str, object]]:

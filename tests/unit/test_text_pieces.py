@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.text_case import COLOURS, TOKENIZERS, decode, encode, tokenizer
 
 from palimpsest.errors import InputError
 from palimpsest.tasks.draws import Draws
@@ -16,6 +15,7 @@ from palimpsest.tasks.text import lexicon
 from palimpsest.tasks.text.babilong import PEOPLE, ROOMS, THINGS
 from palimpsest.tasks.text.pieces import Speller, rows
 from palimpsest.tasks.text.prose import Prose, grammar_sentences, read_prose, split_sentences
+from text_case import COLOURS, TOKENIZERS, Counting, decode, encode, tokenizer
 
 each_tokenizer = pytest.mark.parametrize("kind", TOKENIZERS)
 
@@ -25,16 +25,6 @@ WORDS = st.text(
     max_size=12,
 )
 PLAIN = st.from_regex(r"[\"']?[A-Za-z0-9]{1,8}(-[a-z0-9]{1,6})?[.,:;!?]?", fullmatch=True)
-
-
-class Counting:
-    """A tokenizer that counts its calls."""
-
-    calls = 0
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        self.calls += 1
-        return tokenizer().encode(text, add_special_tokens=add_special_tokens)
 
 
 # Spelling

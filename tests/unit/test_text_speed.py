@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from tests.text_case import CASES, Case, build
+
+from text_case import CASES, Case, build
 
 BUDGET = 60 / 10_000
 ITEMS = 100

@@ -4,40 +4,20 @@ import itertools
 import json
 import re
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from scipy.stats import chisquare
-from tests.text_case import Case, build, decode, encode, tokenizer, write_articles
 
 from palimpsest.errors import InputError
-from palimpsest.tasks import Output, Sample, build_task, task_spec
+from palimpsest.tasks import Output, Sample, task_spec
 from palimpsest.tasks.catalogue import describe
 from palimpsest.tasks.draws import Draws
-from palimpsest.tasks.task import rank_of_first
 from palimpsest.tasks.text.babilong import ROOMS, tell
 from palimpsest.tasks.text.catalogue import TEXT_TASKS
 from palimpsest.tasks.text.niah import RULER, ruler
-from palimpsest.tasks.text.squad import read_articles, split_of
-from palimpsest.tasks.words import score_items, score_labels, score_passage
-
-
-def items(case: Case, count: int = 12, depth: float | None = None) -> list[Sample]:
-    task = build(case)
-    return [
-        task.sample(split="evaluation", seed=2, index=index, length=case.length, depth=depth) for index in range(count)
-    ]
-
-
-def haystack(sample: Sample) -> str:
-    return decode(sample.input_ids[: sample.question_start])
-
-
-def question(sample: Sample) -> str:
-    return decode(sample.input_ids[sample.question_start : sample.prompt_length])
-
+from text_case import Case, articles_task, build, decode, haystack, items, question
 
 # Catalogue
 
@@ -265,179 +245,3 @@ def test_not_enough_keys_is_one_sentence():
         crowded.sample(split="evaluation", seed=0, index=0, length=60_000, depth=None)
     with pytest.raises(InputError, match=r"phone_book: 60000 tokens have room for more than the"):
         build(Case("phone_book", {"shown": 0})).sample(split="evaluation", seed=0, index=0, length=60_000, depth=None)
-
-
-# QA
-
-
-def articles_task(tmp_path, **knobs):
-    file = write_articles(tmp_path / "articles.json")
-    return build_task(task_spec({"kind": "qa", "file": str(file), **knobs}), tokenizer(), segment_length=128)
-
-
-def test_questions_about_articles_are_items_like_all_others(tmp_path):
-    task = articles_task(tmp_path)
-    for index in range(8):
-        sample = task.sample(
-            split="evaluation", seed=0, index=index, length=700, depth=[None, 0.0, 0.5, 1.0][index % 4]
-        )
-        ids = sample.input_ids.tolist()
-        assert sample.length == 700
-        assert encode(decode(ids)) == ids
-        (needle,) = sample.needles
-        sentence = decode(ids[needle.start : needle.end])
-        town = re.search(r"flag of (\w+) show\?", question(sample))
-        assert town is not None
-        bird = re.fullmatch(rf" The flag of {town.group(1)} shows a (\w+) bird on \w+ ground\.", sentence)
-        assert bird is not None
-        assert bird.group(1) == sample.answer
-        assert needle.start // 128 == (needle.end - 1) // 128
-        assert len(re.findall(sample.answer, haystack(sample))) == 1
-        assert len(set(sample.candidates)) == 16
-        assert set(sample.facts["accepted"].split("\n")) == {sample.answer, f"a {sample.answer} bird"}
-        logprobs = np.zeros(16)
-        assert task.score(sample, Output(f" A {sample.answer} bird.", logprobs)).exact
-        wrong = task.score(sample, Output(f" {sample.others[0]}", logprobs))
-        assert (wrong.exact, wrong.contains, wrong.error_class) == (False, False, "other_value")
-    row = task.training_sample(0, 0)
-    assert (row.labels[row.labels != -100] == row.input_ids[row.labels != -100]).all()
-
-
-def test_splits_share_no_article(tmp_path):
-    articles = read_articles(write_articles(tmp_path / "a.json"))
-    task = articles_task(tmp_path)
-    for split in ("training", "evaluation"):
-        mine = {paragraph.text for paragraph in articles.paragraphs if split_of(paragraph.title) == split}
-        text = haystack(task.sample(split=split, seed=0, index=0, length=900, depth=None))
-        told = list(re.findall(r"(Town\w+) lies", text))
-        assert told
-        assert all(any(found.startswith(f"{town} lies") for found in mine) for town in told)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_all_layouts_of_squad_read_alike(tmp_path, suffix):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    source = write_articles(tmp_path / "a.json", articles=3)
-    rows = [
-        {
-            "title": article["title"],
-            "context": paragraph["context"],
-            "question": asked["question"],
-            "answers": {"text": [answer["text"] for answer in asked["answers"]], "answer_start": [0, 0]},
-        }
-        for article in json.loads(source.read_text())["data"]
-        for paragraph in article["paragraphs"]
-        for asked in paragraph["qas"]
-    ]
-    path = tmp_path / f"a{suffix}"
-    if suffix == ".jsonl":
-        path.write_text("\n".join(map(json.dumps, rows)))
-    else:
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    assert read_articles(path) == read_articles(source)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("none.json", None, "cannot be read"),
-        ("broken.json", "{", "is not in SQuAD's schema"),
-        ("other.json", '{"rows": []}', "is not in SQuAD's schema"),
-        ("empty.json", '{"data": []}', "has no question whose answer occurs in just one sentence"),
-        ("other.jsonl", '{"title": "a"}', "is not in SQuAD's schema"),
-    ],
-)
-def test_files_that_are_no_squad_are_refused(tmp_path, name, content, words):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=words):
-        build_task(task_spec({"kind": "qa", "file": str(tmp_path / name)}), tokenizer(), segment_length=128)
-
-
-# Scores
-
-
-def sample_with(answers: tuple[str, ...], others: tuple[str, ...] = ()) -> Sample:
-    (sample,) = items(Case("niah", {"needles": 2}, 400), 1)
-    candidates = (", ".join(answers), "nothing")
-    return replace(sample, answers=answers, others=others, candidates=candidates)
-
-
-@pytest.mark.parametrize(
-    ("text", "exact", "recall", "error"),
-    [
-        (" 1234567", True, 1.0, "correct"),
-        (": 1234567.", True, 1.0, "correct"),
-        (" 7654321", False, 0.0, "other_value"),
-        (" 7654321 or 1234567", False, 1.0, "other_value"),
-        (" 1111111", False, 0.0, "absent_value"),
-        (" 12345678", False, 1.0, "absent_value"),
-        (" none", False, 0.0, "no_number"),
-    ],
-)
-def test_one_number_is_compared_whole(text, exact, recall, error):
-    score = score_items(sample_with(("1234567",), ("7654321",)), Output(text, [0.0, -1.0]), rank_of_first)
-    assert (score.exact, score.recall, score.error_class) == (exact, recall, error)
-    assert score.contains == (recall == 1.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "exact", "recall", "error"),
-    [
-        ("red-fox, blue-owl and tiny-elk", True, 1.0, "correct"),
-        ("Blue-Owl, tiny-elk, red-fox, old-cat", True, 1.0, "correct"),
-        ("red-fox, red-fox, blue-owl, tiny-elk", False, 1.0, "absent_value"),
-        ("red-fox, old-cat, blue-owl, tiny-elk", False, 1.0, "other_value"),
-        ("red-fox, blue-owl", False, 2 / 3, "absent_value"),
-        ("red fox", False, 0.0, "absent_value"),
-    ],
-)
-def test_several_words_may_come_in_any_order(text, exact, recall, error):
-    sample = sample_with(("red-fox", "blue-owl", "tiny-elk"), ("old-cat",))
-    score = score_items(sample, Output(text, [0.0, -1.0]), rank_of_first)
-    assert (score.exact, score.recall, score.error_class) == (exact, pytest.approx(recall), error)
-
-
-@pytest.mark.parametrize(
-    ("text", "exact", "error"),
-    [
-        (" garden", True, "correct"),
-        (" The Garden. Not the kitchen.", True, "correct"),
-        (" garden or kitchen", False, "other_value"),
-        (" kitchen", False, "other_value"),
-        (" office", False, "absent_value"),
-        (" before the bathroom it was in the garden", True, "correct"),
-        (" gardens", False, "absent_value"),
-        ("", False, "absent_value"),
-    ],
-)
-def test_exactly_one_label_counts(text, exact, error):
-    sample = sample_with(("garden",), ("kitchen",))
-    score = score_labels(sample, Output(text, [0.0, -1.0]), rank_of_first, labels=ROOMS, asked_with={"bathroom"})
-    assert (score.exact, score.error_class) == (exact, error)
-
-
-@pytest.mark.parametrize(
-    ("text", "exact", "contains", "recall"),
-    [
-        (" the Denver Broncos!", True, True, 1.0),
-        (" Broncos", True, True, 1.0),
-        (" It was the Denver Broncos", False, True, 1.0),
-        (" Denver", False, False, 0.5),
-        (" Panthers", False, False, 0.0),
-    ],
-)
-def test_any_accepted_wording_will_do(text, exact, contains, recall):
-    sample = sample_with(("Broncos",), ("Panthers",))
-    score = score_passage(sample, Output(text, [0.0, -1.0]), rank_of_first, accepted=["Broncos", "Denver Broncos"])
-    assert (score.exact, score.contains, score.recall) == (exact, contains, pytest.approx(recall))
-
-
-def test_what_is_not_finite_is_never_right():
-    sample = sample_with(("1234567",))
-    score = score_items(sample, Output("1234567", [float("nan"), 0.0]), rank_of_first)
-    assert (score.exact, score.error_class, score.rank) == (False, "not_finite", 2)
-    with pytest.raises(ValueError, match="2 candidates need as many"):
-        score_items(sample, Output("1234567", [0.0]), rank_of_first)

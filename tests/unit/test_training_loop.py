@@ -1,3 +1,5 @@
+"""A run from its first update to its last: what it leaves, what may stop it, and that it goes on to the same bits."""
+
 import errno
 import fcntl
 import itertools
@@ -13,10 +15,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from palimpsest.data import TokenizerSpec, prepare_corpus
-from palimpsest.data.corpus import CorpusSpec
 from palimpsest.errors import InputError
-from palimpsest.records import Provenance, StepRecord, read_jsonl
+from palimpsest.records import Provenance
 from palimpsest.schema import parse
 from palimpsest.training import (
     Checkpoints,
@@ -29,17 +29,13 @@ from palimpsest.training import (
     new_model,
     train,
 )
-from palimpsest.training.data import Batch
-from palimpsest.training.loop import accumulate_gradients, recompute_activations
 from palimpsest.training.state import pretrained_model
-from training_case import recipe, recipe_values, text_data, write_texts
+from training_case import assert_same_run, prepare_texts, recipe, recipe_values, records, stop_at
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    values = text_data(write_texts(tmp_path_factory.mktemp("texts")))
-    directory = tmp_path_factory.mktemp("prepared") / "corpus"
-    return prepare_corpus(CorpusSpec(**values["corpus"]), TokenizerSpec(**values["tokenizer"]), directory)
+    return prepare_texts(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
@@ -53,34 +49,6 @@ def finished(data, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("finished") / "run"
     train(recipe(data), run_dir)
     return run_dir
-
-
-def records(run_dir):
-    return list(read_jsonl(run_dir / "metrics.jsonl", StepRecord))
-
-
-def untimed(run_dir):
-    return [record.model_copy(update={"seconds": 0.0}) for record in records(run_dir)]
-
-
-def assert_same_run(one, other):
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        left, right = (load_file(run / "checkpoints" / "step-6" / name) for run in (one, other))
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[key], right[key]) for key in left), name
-    assert untimed(one) == untimed(other)
-
-
-def stop_at(monkeypatch, step, action):
-    """Do something when the update with this number has been computed, before it is counted."""
-    original = course.Course.count
-
-    def count(run, tokens, *, taken):
-        if run.progress.step + 1 == step:
-            action()
-        original(run, tokens, taken=taken)
-
-    monkeypatch.setattr(course.Course, "count", count)
 
 
 def poison(monkeypatch, steps, *, loss=None):
@@ -333,77 +301,6 @@ def test_a_checkpoint_that_lacks_weights_is_refused(finished, data, tmp_path):
     other.save_pretrained(tmp_path / "plain")
     with pytest.raises(InputError, match=r"lacks the weights .*self_attn\.gate\.bias"):
         pretrained_model(tmp_path / "plain")
-
-
-def test_new_weights_are_a_pure_function_of_the_seed_and_equal_across_kinds(data):
-    spec = recipe(data).model
-
-    def weights(seed, **attention):
-        changed = spec.model_copy(update={"attention": spec.attention.model_copy(update=attention)})
-        return new_model(model_config(changed, 100), seed).state_dict()
-
-    torch.rand(7)  # what was drawn before must not matter, and what is drawn here must not matter to others
-    state = torch.random.get_rng_state()
-    one, again, other = weights(0), weights(0), weights(1)
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert all(torch.equal(one[name], again[name]) for name in one)
-    matrix = "model.layers.1.mlp.up_proj.weight"
-    assert not torch.equal(one[matrix], other[matrix])
-    assert one[matrix].std() == pytest.approx(0.02, rel=0.2)
-    for pattern in (["full"], ["segment_local"], ["memory"]):
-        kind = weights(0, pattern=pattern)
-        shared = one.keys() & kind.keys()
-        assert len(shared) >= 20
-        assert all(torch.equal(one[name], kind[name]) for name in shared)
-
-
-def gradients(model, batches, **options) -> tuple[float, dict[str, torch.Tensor]]:
-    model.zero_grad()
-    loss = accumulate_gradients(model, batches, **options)
-    return loss, {name: p.grad.clone() for name, p in model.named_parameters()}
-
-
-def uneven_batch() -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, 50, (4, 64), generator=generator)
-    labels = ids.clone()
-    for row, labelled in enumerate((60, 3, 17, 40)):
-        labels[row, labelled:] = -100
-    return Batch(ids, labels, torch.zeros_like(ids), torch.tensor([1.0, 5.0, 1.0, 2.0]))
-
-
-def test_micro_batches_change_neither_loss_nor_gradient(data):
-    model = new_model(model_config(recipe(data).model, 50), seed=0).double()
-    whole = uneven_batch()
-    parts = [Batch(*(tensor[rows] for tensor in whole)) for rows in (slice(0, 1), slice(1, 4))]
-    loss, gradient = gradients(model, [whole])
-    loss_of_parts, gradient_of_parts = gradients(model, parts)
-    assert loss == pytest.approx(loss_of_parts, rel=1e-6)
-    for name in gradient:
-        torch.testing.assert_close(gradient[name], gradient_of_parts[name], rtol=1e-4, atol=1e-8)
-
-
-def test_the_loss_is_the_weighted_mean_over_labelled_tokens(data):
-    model = new_model(model_config(recipe(data).model, 50), seed=0)
-    batch = uneven_batch()
-    logprobs = model(batch.input_ids).logits.detach().log_softmax(-1)
-    total = weight = 0.0
-    for row in range(4):
-        for place in range(1, 64):
-            label = int(batch.labels[row, place])
-            if label != -100:
-                total -= float(batch.weights[row]) * float(logprobs[row, place - 1, label])
-                weight += float(batch.weights[row])
-    assert accumulate_gradients(model, [batch]) == pytest.approx(total / weight, rel=1e-5)
-
-
-def test_gradient_checkpointing_computes_the_same(data):
-    model = new_model(model_config(recipe(data).model, 50), seed=0).train()
-    loss, plain = gradients(model, [uneven_batch()])
-    recompute_activations(model)
-    again, recomputed = gradients(model, [uneven_batch()])
-    assert loss == again
-    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
 def test_bfloat16_computes_close_by_and_keeps_float32_weights(finished, data, tmp_path):
