@@ -104,6 +104,18 @@ def test_only_a_completion_has_labels(tmp_path, tokenizer):
     }
 
 
+def test_of_a_completion_of_several_messages_only_the_assistants_have_labels(tmp_path, tokenizer):
+    asks, answers, more, ends = (
+        {"role": role, "content": content}
+        for role, content in (("user", "Well?"), ("assistant", "Blue."), ("user", "secret"), ("assistant", "Green."))
+    )
+    rows = [{"prompt": [asks], "completion": [answers, more, ends]}, {"messages": [asks, answers, more, ends]}]
+    made = rows_of(tmp_path, tokenizer, rows)
+    split, whole = (said(tokenizer, made.row(number)) for number in range(2))
+    assert split == whole
+    assert "secret" not in whole
+
+
 @pytest.fixture
 def small_model(tokenizer):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -243,6 +255,25 @@ def test_a_row_that_is_no_preference_is_refused_with_its_place(tmp_path, row, me
     source = write_rows(tmp_path / "rows.jsonl", [PREFERENCES[0], row])
     with pytest.raises(InputError, match=f"line 2: .*{message}"):
         list(reading.preferences(PreferencesData(source=str(source))))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {
+                "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+                "rejected": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
+            },
+            "no prompt in common",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "b<|endoftext|>"}, "must be two different answers"),
+        ({"prompt": "a \ud800", "chosen": "b", "rejected": "c"}, "lone surrogate"),
+    ],
+)
+def test_a_pair_that_teaches_nothing_is_refused_with_its_place(tmp_path, tokenizer, row, message):
+    with pytest.raises(InputError, match=f"line 1.*{message}"):
+        rows_of(tmp_path, tokenizer, [row], "dpo")
 
 
 def test_a_source_that_cannot_be_read_is_refused(tmp_path):

@@ -218,3 +218,39 @@ def test_layers_with_a_loss_of_their_own_are_refused(base, tmp_path):
         shutil.copy(base / name, tmp_path / "own" / name)
     with pytest.raises(InputError, match="loss of their own"):
         align(recipe(tmp_path / "own"), tmp_path / "run")
+
+
+def stopped_after(monkeypatch, made, run_dir, step):
+    """Align up to a step, at which a signal comes."""
+    due = running.Course.save_if_due
+
+    def save_and_stop(course):
+        due(course)
+        if course.progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.Course, "save_if_due", save_and_stop)
+        with pytest.raises(Interrupted):
+            align(made, run_dir)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_preferences_are_the_same_wherever_a_run_was_stopped(base, tmp_path, monkeypatch, step):
+    made = recipe(base, "dpo", steps=3, log_every=2, batch_size=2)
+    align(made, tmp_path / "whole")
+    stopped_after(monkeypatch, made, tmp_path / "cut", step)
+    align(made, tmp_path / "cut")
+    cut, whole = (read_jsonl(tmp_path / name / "preferences.jsonl", PreferenceRecord) for name in ("cut", "whole"))
+    lines = list(whole)
+    assert list(cut) == lines
+    assert [line.step for line in lines] == [1, 2, 3]  # those of metrics.jsonl
+
+
+def test_another_reference_is_refused(tmp_path, monkeypatch):
+    folder = save_base(tmp_path / "base")
+    made = recipe(folder, "dpo", steps=2, batch_size=2)
+    stopped_after(monkeypatch, made, tmp_path / "run", 1)
+    save_base(folder, seed=7)
+    with pytest.raises(InputError, match=r"the reference of .* has changed"):
+        align(made, tmp_path / "run")

@@ -134,3 +134,17 @@ def test_a_model_without_a_memory_compresses_nothing():
 def test_the_page_is_what_the_code_says():
     page = load_script(DOCS / "compression.py").page()
     assert (DOCS / "compression.md").read_text(encoding="utf-8") == page, "run: python docs/compression.py"
+
+
+@pytest.mark.parametrize(
+    ("own", "block"), [("sliding_window", {"window": 16}), ("transformer_xl", {"cache_length": 1024})]
+)
+def test_denominators_are_what_they_are_called_whatever_the_model_has_besides(own, block):
+    def others(**attention):
+        config = PalimpsestConfig(
+            vocab_size=50, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+            attention={"segment_length": 256, **attention},
+        )  # fmt: skip
+        return compression(config, [4096]).others
+
+    assert others(pattern=["memory", own], **{own: block}) == others(pattern=["memory"])

@@ -62,6 +62,13 @@ def test_what_was_written_is_read(tmp_path):
     assert list(stored_rows(StoredNeedles(source=str(tmp_path / "set.jsonl")))) == rows
 
 
+def test_an_identifier_may_be_a_number(tmp_path):
+    assert [row.id for row in stored_rows(stored(tmp_path / "set.jsonl", [hub_row(7, id=3), hub_row(8, id="x")]))] == [
+        3,
+        "x",
+    ]
+
+
 def test_a_hub_set_is_streamed_at_the_commit_that_was_found(monkeypatch):
     asked = []
     monkeypatch.setattr(tables, "resolve_revision", lambda *arguments: asked.append(arguments) or "c0ffee")

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from cli_case import refused, run
 from needle_case import CYCLE_TOKENS, encode, needle_tokenizer, needles_recipe
@@ -20,10 +22,10 @@ from palimpsest.records import read_json, write_json
 from palimpsest.schema import parse
 from palimpsest.tasks import Passkey, PasskeySpec
 from palimpsest.tasks.keys import is_evaluation_key
-from palimpsest.tasks.needles import CYCLE
+from palimpsest.tasks.needles import CYCLE, PublishedNeedles
 from palimpsest.training import Recipe, train
 from palimpsest.training.data import batch_source
-from palimpsest.training.needles import NeedleRows, generated_rows, require_positions
+from palimpsest.training.needles import NeedleRows, generated_rows, require_positions, write_needles
 from training_case import SEGMENT
 
 TOKENIZER = needle_tokenizer()
@@ -350,3 +352,29 @@ def test_rows_longer_than_the_positions_of_a_checkpoint_are_refused(tokenizer, t
             require_positions(long, tmp_path)
         (tmp_path / "state.json").touch()  # one of our own runs
     require_positions(long, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def joining():
+    """A tokenizer with a token for a blank and a digit, and two tokens that could end a text."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=["<e>", "<f>"], initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([f"is {number} is" for number in range(10)] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<e>")
+
+
+def test_the_tokens_of_a_written_prompt_are_counted_as_it_stands(joining, tmp_path):
+    spec = PublishedNeedles(lengths=(100,), number=3)
+    write_needles(tmp_path / "a.jsonl", spec, joining, split="evaluation", segment_length=8, row_length=8)
+    for row in stored_rows(StoredNeedles(source=str(tmp_path / "a.jsonl"), ends="question")):
+        assert row.num_tokens == len(joining.encode(row.prompt, add_special_tokens=False))
+
+
+def test_prompts_are_closed_with_the_present_end_of_text(joining, tmp_path):
+    spec = needles_recipe("unused", {"prompts": PUBLISHED, "sequence_length": 4000, "end_of_text": True}).data
+    for token in ("<e>", "<f>"):
+        joining.eos_token = token
+        made = NeedleRows(spec, 0, joining, directory=tmp_path, segment_length=8)
+        assert made.prompts.tokens[-1] == joining.eos_token_id

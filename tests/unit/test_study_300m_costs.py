@@ -115,3 +115,24 @@ def test_what_autograd_keeps_of_the_baseline_by_hand():
 def test_the_memory_of_any_kind_can_be_estimated(kind):
     short, long = (saved_bytes(small({"pattern": [kind]}), 1, tokens, bfloat16=True) for tokens in (64, 128))
     assert 0 < short < long
+
+
+@pytest.mark.parametrize("tokens", [64, 65, 100])
+def test_the_store_of_a_memorizing_layer_is_counted_whatever_the_length(tokens):
+    attention = {"pattern": ["memorizing"], "segment_length": 16}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = PalimpsestConfig(vocab_size=50, attention=attention, **sizes)
+    model = PalimpsestForCausalLM(config).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.model(input_ids=torch.zeros(2, tokens, dtype=torch.long), use_cache=False)
+    real = sum(storage.nbytes() for storage in saved.values())
+    assert saved_bytes(config, 2, tokens, bfloat16=False) == real

@@ -72,6 +72,22 @@ def test_papers_lose_their_abstract_and_come_once(tmp_path):
     assert pair.group == "p"
 
 
+def test_rows_without_a_group_are_groups_of_their_own(tmp_path):
+    rows = [{"text": f"Title {n}\n\nAbstract {n}\n\nSection {n}", "paper": None} for n in range(5)]
+    (tmp_path / "papers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    papers = PairsSpec(source=str(tmp_path / "papers.jsonl"), layout="paper")
+    assert [pair.summary for pair in summary_pairs(papers)] == [f"Abstract {n}" for n in range(5)]
+
+
+def test_half_a_character_is_refused_and_a_whole_one_is_not(tmp_path):
+    source = PairsSpec(source=str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"document": "whole \U0001f600", "summary": "x"}))
+    assert [pair.document for pair in summary_pairs(source)] == ["whole \U0001f600"]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"document": "half \ud800", "summary": "x"}))
+    with pytest.raises(InputError, match="line 1 is not valid Unicode: there is a lone surrogate"):
+        list(summary_pairs(source))
+
+
 def test_a_named_set_fills_in_what_is_not_given():
     named = parse(PairsSpec, {"kind": "pairs", "source": "arxiv", "split": "validation"}, "pairs")
     assert (named.source, named.config, named.split) == ("ccdv/arxiv-summarization", "document", "validation")
@@ -150,6 +166,16 @@ def test_tokens_on_disk_are_those_of_the_texts(booksum, tmp_path):
         prepare_pairs(booksum_spec(booksum), encoded, tokenizer().get_vocab(), tmp_path / "p")
 
 
+def test_tokens_of_files_that_have_changed_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(chapters(1)[0]))
+    chosen, vocabulary = booksum_spec(tmp_path / "a.jsonl", heldout_fraction=0.0), tokenizer().get_vocab()
+    prepare_pairs(chosen, encoded, vocabulary, tmp_path / "p")
+    prepare_pairs(chosen, encoded, vocabulary, tmp_path / "p")
+    (tmp_path / "a.jsonl").write_text(json.dumps(chapters(2)[1]))
+    with pytest.raises(InputError, match="had another content; delete it"):
+        prepare_pairs(chosen, encoded, vocabulary, tmp_path / "p")
+
+
 def test_a_row_is_document_cue_summary_and_end_with_labels_on_the_last_two(booksum, tmp_path):
     rows = rows_of(booksum_spec(booksum, heldout_fraction=0.3), tmp_path)
     pairs = list(summary_pairs(booksum_spec(booksum, heldout_fraction=0.3), "train"))
@@ -177,7 +203,7 @@ def test_rows_are_functions_of_seed_and_index(booksum, tmp_path):
     assert one.fingerprint == other.fingerprint != rows_of(whole, tmp_path, cue="\n").fingerprint
 
 
-def test_a_document_that_does_not_fit_is_refused_cut_or_dropped(booksum, tmp_path):
+def test_a_document_that_does_not_fit_is_refused_cut_or_dropped(booksum, tmp_path, caplog):
     whole = booksum_spec(booksum, heldout_fraction=0.0)
     with pytest.raises(InputError) as refusal:
         rows_of(whole, tmp_path, row_length=80)
@@ -199,6 +225,7 @@ def test_a_document_that_does_not_fit_is_refused_cut_or_dropped(booksum, tmp_pat
         for summary, text in texts.items()
         if len(encode(text)) <= drop._room(len(encode(summary)))
     }
+    assert f"{12 - kinds[True]} of 12 pairs do not fit and are left out" in caplog.text
     with pytest.raises(InputError, match="No document fits into rows of 12 tokens"):
         rows_of(whole, tmp_path, row_length=12, long_documents="drop")
 

@@ -152,6 +152,15 @@ def test_what_cannot_be_scored_is_refused(subject):
         mean_score([], "rouge")
 
 
+def test_a_document_that_one_side_lacks_is_refused(subject):
+    asked = [Asked(SummaryPair(name, name, "He went to town. She did not.", "He went.")) for name in ("a", "b")]
+    both = evaluate_summaries(subject, asked, CUE, Writing(4))
+    assert mean_score(both, "rouge1", against=("lead", "none")) is not None
+    lacking = [record for record in both if (record.writer, record.pair_id) != ("lead", "b")]
+    with pytest.raises(InputError, match=r"The document 'b' \(seed 0\) has a summary by one of model .* only"):
+        mean_score(lacking, "rouge1", against=("lead", "none"))
+
+
 def test_stories_of_more_people_than_there_are():
     with pytest.raises(InputError, match="2 to 12 people"):
         asked_pairs(SummariesData(row_length=64, pairs=StoriesSpec(words=40, people=40)), 1, seed=0)

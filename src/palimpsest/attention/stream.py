@@ -122,6 +122,8 @@ class Stream:
         """For every segment of the pass, whether it is complete in any row: asked once, not once per layer."""
         if self.occupied is None:
             return [True] * self.layout.segments
+        if self.layout.slots is None:  # the same in every row: nothing to ask the device
+            return [segment < self.layout.tokens // self.segment_length for segment in range(self.layout.segments)]
         return self.occupied.all(-1).any(0).tolist()
 
     @cached_property

@@ -31,7 +31,7 @@ class NeedleRow(Record):
         num_tokens: true tokens of the prompt, where they were counted.
     """
 
-    id: StrictStr = ""
+    id: StrictStr | StrictInt = ""
     prompt: StrictStr = Field(min_length=1)
     answer: StrictInt | Annotated[StrictStr, Field(pattern=r"^[0-9]+$")]
     context_length: StrictInt

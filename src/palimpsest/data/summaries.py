@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from palimpsest.data.corpus import is_heldout
+from palimpsest.data.files import files_signature
 from palimpsest.data.tables import table_rows
 from palimpsest.errors import InputError
 from palimpsest.records import Record, sync, write_json
@@ -118,7 +119,8 @@ def _pairs(spec: PairsSpec) -> Iterator[SummaryPair]:
         document = _text(row, spec.document_column, "document_column", where)
         group = fallback
         if spec.group_column is not None:
-            group = str(_value(row, spec.group_column, "group_column", where))
+            named = _value(row, spec.group_column, "group_column", where)
+            group = fallback if named is None else str(named)
         if spec.layout == "paper":
             if group in seen:
                 continue
@@ -177,10 +179,14 @@ def _value(row: Row, column: str, option: str, where: str) -> object:
 
 
 class PairsManifest(Record):
-    """What tokenised pairs are made of (``pairs.json``); the fingerprint is of tokens and boundaries."""
+    """What tokenised pairs are made of (``pairs.json``); the fingerprint is of tokens and boundaries.
+
+    ``source`` identifies the files of a local source by their names and sizes; None: of the hub, or not known.
+    """
 
     format: Literal[1] = 1
     pairs: PairsSpec
+    source: str | None = None
     vocabulary: str
     count: int
     fingerprint: str
@@ -224,7 +230,7 @@ def prepare_pairs(spec: PairsSpec, encode: Encode, vocabulary: Mapping[str, int]
         directory: where the tokens go; it appears only when it is complete.
 
     Raises:
-        InputError: as ``summary_pairs``, or the directory holds other pairs.
+        InputError: as ``summary_pairs``, or the directory holds other pairs, or those of files that have changed since.
     """
     digest = hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
     if not directory.exists():
@@ -242,12 +248,20 @@ def prepare_pairs(spec: PairsSpec, encode: Encode, vocabulary: Mapping[str, int]
     made = TokenPairs(directory)
     if made.manifest.pairs != spec or made.manifest.vocabulary != digest:
         raise InputError(f"{directory} holds pairs of another source or tokenizer; choose another directory.")
+    if made.manifest.source not in (None, _signature(spec)):
+        raise InputError(f"{directory} was made when the source '{spec.source}' had another content; delete it.")
     return made
+
+
+def _signature(spec: PairsSpec) -> str | None:
+    root = Path(spec.source)
+    return files_signature(root) if root.exists() else None
 
 
 def _write_tokens(spec: PairsSpec, encode: Encode, vocabulary: str, directory: Path) -> None:
     bounds: list[tuple[int, int]] = []
     content, position = hashlib.sha256(), 0
+    source = _signature(spec)  # before the first row is read
     with open(directory / TOKENS, "wb") as out:
         for pair in summary_pairs(spec, "train"):
             document, summary = (np.array(ids, dtype="<u4") for ids in encode([pair.document, pair.summary]))
@@ -260,5 +274,11 @@ def _write_tokens(spec: PairsSpec, encode: Encode, vocabulary: str, directory: P
     content.update(ends.tobytes())
     np.save(directory / BOUNDS, ends)
     sync(directory / TOKENS)
-    manifest = PairsManifest(pairs=spec, vocabulary=vocabulary, count=len(bounds), fingerprint=content.hexdigest())
+    manifest = PairsManifest(
+        pairs=spec,
+        source=source,
+        vocabulary=vocabulary,
+        count=len(bounds),
+        fingerprint=content.hexdigest(),
+    )
     write_json(directory / MANIFEST, manifest)

@@ -1,6 +1,7 @@
 """Rows of tables, each with its place: of local .jsonl and .parquet files, folders of them, and hub datasets."""
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 PARQUET_BATCH_ROWS = 64
 TABLES = (".jsonl", ".parquet")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""JSON's way to write half a character beyond U+FFFF; two in a row are one character, one alone is none."""
 
 
 class TableRow(NamedTuple):
@@ -158,7 +161,17 @@ def _jsonl_rows(path: Path, name: str) -> Iterator[TableRow]:
             where = f"{path}, line {number}"
             values = line_values(line, where)
             if values is not None:
+                if SURROGATE.search(line):
+                    _require_characters(values, where)
                 yield TableRow(where, f"{name}#{number}", values)
+
+
+def _require_characters(values: dict[str, Any], where: str) -> None:
+    """Check that no text has half a character, which no tokenizer can read."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where} is not valid Unicode: there is a lone surrogate.") from error
 
 
 def _parquet_rows(path: Path, name: str) -> Iterator[TableRow]:

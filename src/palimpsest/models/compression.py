@@ -105,7 +105,8 @@ def compression(
     own = [spec.kind(layer) for layer in range(layers)]
     if "memory" not in own:
         return None
-    kinds = kinds_of(spec)
+    # a window or a cache of the model's own is not what the denominators name
+    kinds = kinds_of(spec.model_copy(update={"sliding_window": None, "transformer_xl": None}))
 
     def keeps(kind: str, given: AttentionSpec) -> list[int]:
         opened = KINDS[kind].open_segment_bytes(sizes, given, dtype.itemsize)

@@ -63,7 +63,10 @@ class CostRecord(Record):
 
 
 class Provenance(Record):
-    """Where a result came from (``provenance.json``)."""
+    """Where a result came from (``provenance.json``).
+
+    ``reference`` is a digest of the weights that preferences are measured against, None where nothing is.
+    """
 
     versions: dict[str, str]
     hardware: str
@@ -76,3 +79,4 @@ class Provenance(Record):
     parameters: int
     flops: float
     started: str
+    reference: str | None = None

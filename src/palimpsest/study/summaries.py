@@ -352,12 +352,24 @@ def mean_score(
     groups = {(record.seed, record.pair_id): record.group for record in records}
     if against is None:
         return estimate([*mine.values()], method="t", clusters=[groups[key] for key in mine], level=level)
+    one_side = _summarised(records, writer, intervention) ^ _summarised(records, *against)
+    if one_side:
+        seed, name = min(one_side)
+        raise InputError(
+            f"The document '{name}' (seed {seed}) has a summary by one of {writer} ({intervention}) and {against[0]} "
+            f"({against[1]}) only."
+        )
     other = _values(records, metric, *against)
-    keys = [key for key in mine if key in other]
+    keys = [key for key in mine if key in other]  # a score of one of the two may be None
     if not keys:
         return None
     a, b = [mine[key] for key in keys], [other[key] for key in keys]
     return contrast(a, b, method="paired_t", clusters=[groups[key] for key in keys], level=level)
+
+
+def _summarised(records: Sequence[SummaryRecord], writer: Writer, intervention: str) -> set[tuple[int, str]]:
+    """Return the documents that there is a summary of, by seed and pair."""
+    return {(each.seed, each.pair_id) for each in records if (each.writer, each.intervention) == (writer, intervention)}
 
 
 def _values(

@@ -24,6 +24,7 @@ from palimpsest.data.needles import (
     needle_files,
     stored_rows,
 )
+from palimpsest.data.tokenizer import document_encoder, end_of_text_number
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestConfig
 from palimpsest.records import write_jsonl
@@ -191,7 +192,7 @@ def _prepared(
         "files": _signature(spec),
         "tokenizer": tokenizer_digest(tokenizer),
         "segment_length": segment_length if isinstance(spec, IntendedNeedles) else None,
-        "end_of_text": data.end_of_text,
+        "end_of_text": end_of_text_number(tokenizer) if data.end_of_text else None,
     }
     identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -284,7 +285,8 @@ def write_needles(
         rows = [
             row.model_copy(update={"prompt": each.text[: each.asked]}) for row, each in zip(rows, texts, strict=True)
         ]
-        sizes = np.array(asked - starts)
+        # not those before the answer's first: a token may be of the last blank and the first digit
+        sizes = np.array([len(ids) for ids in document_encoder(tokenizer)([row.prompt for row in rows])])
     counted = (row.model_copy(update={"num_tokens": int(size)}) for row, size in zip(rows, sizes, strict=True))
     write_jsonl(path, counted)
     apart = float((told // row_length != asked // row_length).mean())

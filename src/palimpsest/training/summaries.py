@@ -1,6 +1,7 @@
 """Rows of documents with their summaries: read the document, then write the summary."""
 
 import hashlib
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,8 @@ from palimpsest.training.rows import Row, padding_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 16
 """Stories of a fixed seed that stand for all of them in a fingerprint."""
@@ -112,7 +115,7 @@ class SummaryRows:
         """Return the numbers of the pairs that are used.
 
         Raises:
-            InputError: a document that does not fit where that is refused, or a summary that leaves no room for one.
+            InputError: a document that does not fit where that is refused, or none that is left.
         """
         room = self.row_length - len(self._cue) - lengths[:, 1] - 1
         fits = lengths[:, 0] <= room
@@ -131,6 +134,8 @@ class SummaryRows:
             raise InputError(
                 f"No document fits into rows of {self.row_length:,} tokens with its summary; make row_length larger."
             )
+        if len(usable) < len(fits):
+            logger.warning("%d of %d pairs do not fit and are left out.", len(fits) - len(usable), len(fits))
         return usable
 
 

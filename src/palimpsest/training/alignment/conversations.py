@@ -63,6 +63,8 @@ def preferences(data: PreferencesData) -> Iterator[Preference]:
             prompt = _said(row, "prompt")
         elif isinstance(chosen, list) and isinstance(rejected, list):
             prompt, chosen, rejected = _apart(chosen, rejected)
+            if not prompt:
+                raise InputError(f"{row.where}: the two answers have no prompt in common.")
         else:
             raise InputError(f"{row.where}: there is no 'prompt', and texts do not tell where their prompt ends.")
         _require_alike(row, {"prompt": prompt, "chosen": chosen, "rejected": rejected})

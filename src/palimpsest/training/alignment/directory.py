@@ -1,6 +1,7 @@
 """The run directory of an alignment: whose it is, where it comes from, and what it says about preferences."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import platform
 from contextlib import AbstractContextManager
@@ -17,9 +18,10 @@ from palimpsest.records import Provenance, read_jsonl, write_json, write_jsonl
 from palimpsest.records.base import Record
 from palimpsest.training.alignment.recipe import AlignmentRecipe, DpoSpec, load_alignment
 from palimpsest.training.alignment.rows import AlignmentRows
-from palimpsest.training.checkpoint import disk_full_as_input_error
+from palimpsest.training.checkpoint import disk_full_as_input_error, resolve_checkpoint, sha256_of
 from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
 from palimpsest.training.run import PROVENANCE, claimed, write_recipe
+from palimpsest.training.state import OPTIMIZER
 
 ALIGNMENT = "alignment.yaml"
 """The recipe of an alignment, in its run directory; ``recipe.yaml`` is that of a training."""
@@ -34,7 +36,7 @@ REFERENCE_COST = 1 / 3
 
 
 class PreferenceRecord(Record):
-    """One line of ``preferences.jsonl``: what the pairs of the updates since the line before were worth on average.
+    """One line of ``preferences.jsonl``: what the pairs of a logged update were worth on average.
 
     A reward is beta times the log-probability of an answer minus that under the reference, in nats; ``accuracy`` is the
     share of pairs whose chosen answer has the larger one, ``margin`` by how much. All are before the update.
@@ -82,12 +84,12 @@ def claim_alignment(run_dir: Path, recipe: AlignmentRecipe) -> AbstractContextMa
 
 
 def record_origin(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: AlignmentRows, run_dir: Path) -> None:
-    """Write recipe and provenance of a run that begins; of one that continues, check that its data are still the same.
+    """Write recipe and provenance of a run that begins; of one that continues, check that data and reference are.
 
     A run begins when all that its recipe names was found to be good: until then the recipe may be mended.
 
     Raises:
-        InputError: the data have changed, or the provenance is damaged.
+        InputError: the data or the reference have changed, or the provenance is damaged.
     """
     write_recipe(run_dir / ALIGNMENT, recipe)
     path = run_dir / PROVENANCE
@@ -103,6 +105,19 @@ def record_origin(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: A
             f"The data of {run_dir} have changed since the run began (fingerprint {rows.fingerprint[:12]}, then "
             f"{there.data_fingerprint[:12]}); restore them, or choose another run directory."
         )
+    if there.reference not in (None, _reference(recipe)):
+        raise InputError(
+            f"The model of {recipe.init}, the reference of {run_dir}, has changed since the run began; restore it, or "
+            "choose another run directory."
+        )
+
+
+def _reference(recipe: AlignmentRecipe) -> str | None:
+    """Return a digest of the weights that preferences are measured against, None where nothing is."""
+    if not isinstance(recipe.method, DpoSpec):
+        return None
+    weights = sorted(path for path in resolve_checkpoint(recipe.init).glob("*.safetensors") if path.name != OPTIMIZER)
+    return hashlib.sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in weights).encode()).hexdigest()
 
 
 def _provenance(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: AlignmentRows) -> Provenance:
@@ -125,4 +140,5 @@ def _provenance(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: Ali
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=passes * tokens * flops_per_token(model.config, rows.row_length),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
+        reference=_reference(recipe),
     )

@@ -114,6 +114,10 @@ def chat_tokens(tokenizer: "PreTrainedTokenizerBase", chat: Chat) -> Tokens:
         assert chat.completion is not None
         prompt, completion = _answer(tokenizer, chat.prompt, [chat.completion])
         input_ids, speaks = prompt + completion, [0] * len(prompt) + [1] * len(completion)
+        if isinstance(chat.prompt, list):
+            assert isinstance(chat.completion, list)  # both are of one kind
+            said = _rendered(tokenizer, chat.prompt + chat.completion, marked=True)["assistant_masks"]
+            speaks[len(prompt) :] = said[len(prompt) :]
     labels = [token if own else IGNORED for token, own in zip(input_ids, speaks, strict=True)]
     if all(label == IGNORED for label in labels[1:]):  # the first token follows nothing
         raise InputError(f"{chat.where}: the assistant says nothing that could be learned.")
@@ -124,11 +128,13 @@ def preference_tokens(tokenizer: "PreTrainedTokenizerBase", pair: Preference) ->
     """Return the tokens of a prompt and of its two answers.
 
     Raises:
-        InputError: the prompt is empty.
+        InputError: the prompt is empty, or the answers are the same tokens.
     """
     prompt, chosen, rejected = _answer(tokenizer, pair.prompt, [pair.chosen, pair.rejected])
     if not prompt:
         raise InputError(f"{pair.where}: the two answers have no prompt in common.")
+    if chosen == rejected:
+        raise InputError(f"{pair.where}: 'chosen' and 'rejected' must be two different answers.")
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 

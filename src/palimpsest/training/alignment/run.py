@@ -1,8 +1,8 @@
 """``align``: TRL's loss and loop inside a run directory of ours, which continues to the same bits where it was stopped.
 
-TRL computes the gradient of an update; what becomes of it is decided here, in hooks around the optimizer's step, as in
-``palimpsest.training.loop``: rates, clipping, updates that are skipped, metrics, checkpoints. Rows are functions of
-(seed, index) and nothing is dropped at random, so that a run needs only weights, moments and its number to go on.
+TRL computes the gradient of an update; what becomes of it is decided here, before the optimizer's step and behind it,
+as in ``palimpsest.training.loop``: rates, clipping, updates that are skipped, metrics, checkpoints. Rows are functions
+of (seed, index) and nothing is dropped at random, so that a run needs only weights, moments and its number to go on.
 """
 
 import importlib.util
@@ -115,7 +115,6 @@ class _Run:
         size = training.batch_size
         upcoming = Upcoming(self.rows, self.course.progress.step * size, training.steps * size)
         optimizer.register_step_pre_hook(self._before_step)
-        optimizer.register_step_post_hook(self._after_step)
         with torch.random.fork_rng(devices=[]):  # the trainer seeds what everybody shares
             trainer = build_trainer(
                 self.recipe, model, self._reference, optimizer, self.course.tokenizer, upcoming, self.run_dir
@@ -135,16 +134,23 @@ class _Run:
         self._losses.append(loss)
         self._tokens += tokens
 
-    def means(self, named: dict[str, float]) -> None:
-        """Write down what TRL has measured of pairs; of chats it measures nothing that ``metrics.jsonl`` lacks."""
-        if "rewards/margins" in named:
+    def updated(self, means: dict[str, float]) -> None:
+        """Write down what TRL has measured of pairs, save where that is due, and stop where that is asked for.
+
+        Of chats it measures nothing that ``metrics.jsonl`` lacks.
+        """
+        course = self.course
+        if "rewards/margins" in means and course.is_logged and not course.progress.bad_in_a_row:
             chosen, rejected, accuracy, margin = (
-                named[f"rewards/{name}"] for name in ("chosen", "rejected", "accuracies", "margins")
+                means[f"rewards/{name}"] for name in ("chosen", "rejected", "accuracies", "margins")
             )
             record = PreferenceRecord(
-                step=self.course.progress.step, chosen=chosen, rejected=rejected, accuracy=accuracy, margin=margin
+                step=course.progress.step, chosen=chosen, rejected=rejected, accuracy=accuracy, margin=margin
             )
             self.preferences.append(record)
+        course.save_if_due()
+        if self.request.signum is not None:
+            course.stop(self.request.signum)
 
     # What the optimizer tells
 
@@ -167,12 +173,6 @@ class _Run:
                 parameter.grad = None
             course.skip(loss, float(norm))
         self.report(course.progress, loss)
-
-    def _after_step(self, optimizer: object, args: Any, kwargs: Any) -> None:
-        """Save where that is due, and stop where that is asked for."""
-        self.course.save_if_due()
-        if self.request.signum is not None:
-            self.course.stop(self.request.signum)
 
     def _first_row(self, step: int) -> Batch:
         """Return the first row of an update, the chosen answer of a pair, as one document."""

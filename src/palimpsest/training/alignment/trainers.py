@@ -31,8 +31,8 @@ class Listener(Protocol):
         """Take note of a micro-batch: its part of the loss of the update, and its tokens without padding."""
         ...
 
-    def means(self, named: dict[str, float]) -> None:
-        """Take note of what TRL has measured since the last time: means by name."""
+    def updated(self, means: dict[str, float]) -> None:
+        """Take note of an update that is over, and of what TRL has measured of it: means by name."""
         ...
 
 
@@ -81,9 +81,10 @@ class Observed(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Pass on what has been measured."""
+        """Pass on what has been measured of an update; what is said at the end of all of them has no loss."""
         super().log(logs, start_time)
-        self.listener.means(logs)
+        if "loss" in logs:
+            self.listener.updated(logs)
 
     def _send_telemetry(self) -> None:
         """Send nothing to anybody."""
@@ -168,7 +169,7 @@ def _settings(recipe: AlignmentRecipe, steps: int, run_dir: Path) -> dict[str, A
         recompute: training.gradient_checkpointing,
         f"{recompute}_kwargs": {"use_reentrant": False},
         "logging_strategy": "steps",
-        "logging_steps": training.log_every,
+        "logging_steps": 1,  # whoever listens knows which updates are logged, also of a run that was continued
         "save_strategy": "no",
         "eval_strategy": "no",
         "report_to": [],
