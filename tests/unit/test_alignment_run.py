@@ -165,6 +165,7 @@ def test_the_command_writes_a_run_that_others_open(base, tmp_path):
     assert asked.exit_code == 0, asked.output
     shown = run("info", tmp_path / "run")
     assert shown.exit_code == 0, shown.output
+    assert "dpo on preferences, from" in shown.stdout
 
 
 def test_what_cannot_be_aligned_is_refused(base, tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ from palimpsest.training import (
     model_config,
     resolve_checkpoint,
 )
+from palimpsest.training.alignment import load_alignment
+from palimpsest.training.alignment.directory import ALIGNMENT
 from palimpsest.training.recipe import NeedlesData, SummariesData, TasksData
 from palimpsest.training.state import STATE, Progress
 
@@ -138,6 +140,9 @@ def describe_checkpoint(path: Path) -> Description:
     if (directory / STATE).is_file():
         progress = Progress.model_validate_json((directory / STATE).read_bytes())
         rows.append(("trained", f"{progress.step:,} updates, {progress.tokens:,} tokens, {progress.seconds:,.0f} s"))
+    if (alignment := directory.parent.parent / ALIGNMENT).is_file():
+        taught = load_alignment(alignment)
+        rows.append(("aligned", f"{taught.method.kind} on {taught.data.kind}, from {taught.init}"))
     segment = config.attention_spec.segment_length
     per_token = forward_flops_per_token(config, segment * LONGER)
     rows.append(("forward per token", f"{per_token:,.0f} operations at {segment * LONGER:,} tokens"))
