@@ -24,7 +24,7 @@ def tables(records: Path, spec: StudySpec) -> str:
     results = load_records(records)
     words = (
         "Means with 95 % intervals over training seeds, no narrower than Wilson's over items. *Beyond exact attention* "
-        "are those items whose key no arm with a bounded reach can see."
+        f"is a key {_reach(results):,} tokens or more before the answer: no layers of windows or caches see it."
     )
     parts = ["## Arm by arm", words]
     for grid, found in _grids(records, results, spec):
@@ -51,16 +51,21 @@ def _score(spec: StudySpec, grid: str) -> str:
 
 def _keys(results: StudyResults, score: str, beyond: bool) -> str:
     title = "Keys found, percent: " + ("beyond exact attention" if beyond else "all items")
-    unbounded = {arm.name for arm in results.study.arms if arm.reach is None}
+    reach = _reach(results) if beyond else 0
     values = [
         _value(item, score, _length(item))
         for arm in results.arms
         for condition, items in results.items.items()
         if condition.arm == arm and condition.intervention == INTACT
         for item in items
-        if not beyond or set(item.reachable_by) <= unbounded
+        if item.distance >= reach
     ]
     return arm_table(title, values, percent, within="wilson")
+
+
+def _reach(results: StudyResults) -> int:
+    """Return how many tokens back the arms see that do not see everything."""
+    return max(arm.reach for arm in results.study.arms if arm.reach is not None)
 
 
 def _interventions(results: StudyResults, score: str) -> str:

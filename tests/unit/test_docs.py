@@ -50,8 +50,8 @@ def test_the_primary_rows_in_the_readme_come_from_the_committed_records(publish)
     assert publish.scorecard_section(card) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["drift-small", "gates-small", "gradients-small"])
-def test_the_page_of_a_scorecard_comes_from_the_committed_records(publish, name):
+@pytest.mark.parametrize("name", ["drift-small", "gates-small", "gradients-small", "replica-small"])
+def test_the_page_of_a_study_comes_from_the_committed_records(publish, name):
     page = publish.whole_page(ROOT / "studies" / name / "results")
     assert (ROOT / "studies" / name / "README.md").read_text(encoding="utf-8") == page
 
