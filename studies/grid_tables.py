@@ -7,8 +7,7 @@ from arm_tables import Value, arm_table, gate_values, percent
 
 from palimpsest.records import ItemRecord, StepRecord
 from palimpsest.report import StudyResults, load_records
-from palimpsest.report.load import INTACT, STAGE_NAMES, STAGES, Stage
-from palimpsest.report.page import GRIDS
+from palimpsest.report.load import GRIDS, INTACT, STAGE_NAMES, STAGES, Stage
 from palimpsest.study.spec import StudySpec
 
 COUNTS = {

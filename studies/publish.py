@@ -22,7 +22,7 @@ import scorecard_tables
 
 from palimpsest.records import RowRecord, ScorecardRecord
 from palimpsest.report import StudyResults, headline_figure, headline_table, load_records
-from palimpsest.report.page import GRIDS
+from palimpsest.report.load import GRIDS
 from palimpsest.report.scorecard import load_scorecard
 from palimpsest.schema import parse_yaml
 from palimpsest.study.spec import StudySpec

@@ -88,7 +88,10 @@ def test_the_page_links_the_pages_of_the_other_grids(finished, tmp_path):
     page = (out / "report/index.html").read_text()
     for name in PAGES:
         assert f'href="grids/{name}/index.html"' in page
-        assert "http://" not in (out / f"report/grids/{name}/index.html").read_text().replace("http://www.w3.org/", "")
+        other = (out / f"report/grids/{name}/index.html").read_text()
+        assert 'href="../../index.html#verdicts"' in other
+        assert "No claim has been judged" not in other
+        assert "http://" not in other.replace("http://www.w3.org/", "")
     palimpsest("study", "report", out / "records", "--out", tmp_path / "page")
     for path in (out / "report").rglob("*.svg"):
         assert (tmp_path / "page" / path.relative_to(out / "report")).read_bytes() == path.read_bytes()

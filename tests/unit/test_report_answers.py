@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_cells_hold_n_interval_and_reach(results: StudyResults):
         assert cell.reachable == any(i.locally_reachable for i in own)
         assert cell.wide == ((cell.found.high - cell.found.low) / 2 > 0.1)
     assert {cell.reachable for cell in found.values()} == {True, False}
+
+
+def test_windows_that_see_more_than_a_segment_reach_further(results: StudyResults):
+    segment = results.study.segment_length
+    for reach in (segment, 3 * segment):
+        arms = [arm.model_copy(update={"reach": reach}) for arm in results.study.arms]
+        found = answers.cells(replace(results, study=results.study.model_copy(update={"arms": arms})), "ridge")
+        for (length, depth), cell in found.items():
+            own = [i for i in answers.answers(results, "ridge") if (i.length, i.depth) == (length, depth)]
+            near = reach > segment and any(i.distance < reach for i in own)
+            assert cell.reachable == (near or any(i.locally_reachable for i in own))
+    assert sum(cell.reachable for cell in found.values()) > sum(
+        cell.reachable for cell in answers.cells(results, "ridge").values()
+    )
 
 
 def test_an_item_belongs_to_the_nearest_planned_cell(tmp_path: Path):

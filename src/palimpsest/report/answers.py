@@ -153,10 +153,16 @@ def grid(results: StudyResults) -> tuple[list[int], list[float]]:
 
 
 def cells(results: StudyResults, arm: str) -> dict[tuple[int, float], Cell]:
-    """Return accuracy by planned length and depth; an item belongs to the planned values nearest to its own."""
+    """Return accuracy by planned length and depth; an item belongs to the planned values nearest to its own.
+
+    A cell is reachable if exact attention may see a needle of it: from the same segment, or through windows and caches
+    that see more than a segment.
+    """
+    reach = results.arm(arm).reach or 0
+    beyond = reach if reach > results.study.segment_length else 0
     groups = _grouped(zip(map(_snapper(results), answers(results, arm)), answers(results, arm), strict=True))
     return {
-        place: Cell(rate(items).pooled, any(item.locally_reachable for item in items))
+        place: Cell(rate(items).pooled, any(item.locally_reachable or item.distance < beyond for item in items))
         for place, items in sorted(groups.items())
     }
 

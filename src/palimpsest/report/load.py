@@ -26,6 +26,8 @@ from palimpsest.records import (
 )
 
 INTACT = "none"
+GRIDS = "grids"
+"""The folder of the records, and of the pages, of all grids but the first."""
 STAGE_NAMES: Mapping[str, str] = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 STAGES = tuple(STAGE_NAMES)
 
@@ -80,6 +82,11 @@ class StudyResults:
     metrics: Mapping[Stage, Sequence[StepRecord]]
     costs: Mapping[Run, CostRecord]
     provenance: Mapping[Stage, Provenance]
+
+    @property
+    def is_further_grid(self) -> bool:
+        """Whether this is another grid of a study, whose claims are judged with its first."""
+        return self.directory.absolute().parent.name == GRIDS and self.verdicts is None
 
     @property
     def arms(self) -> list[str]:

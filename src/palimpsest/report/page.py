@@ -7,14 +7,11 @@ from urllib.parse import quote
 from palimpsest.records import write_atomic
 from palimpsest.report.catalogue import data_tables
 from palimpsest.report.document import document
-from palimpsest.report.load import StudyResults, load_records
+from palimpsest.report.load import GRIDS, StudyResults, load_records
 from palimpsest.report.markup import Html, code, element, joined, prose
 from palimpsest.report.numerals import listed, plural, tokens
 from palimpsest.report.sections import Section, arms_table, sections, tally
 from palimpsest.report.tables import table_csv, table_html
-
-GRIDS = "grids"
-"""The folder of the records, and of the pages, of all grids but the first."""
 
 
 def write_report(records_dir: Path, out_dir: Path) -> Path:

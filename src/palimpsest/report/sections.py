@@ -96,6 +96,11 @@ def arms_table(results: StudyResults) -> Table:
 
 
 def _verdicts(results: StudyResults, out_dir: Path) -> Section:
+    if results.is_further_grid:
+        first = element("a", {"href": "../../index.html#verdicts"}, "page of its first grid")
+        return Section(
+            "verdicts", "Verdicts", element("p", None, "All claims of the study are judged on the ", first, ".")
+        )
     if not results.verdicts:
         body = _nothing(
             "No claim has been judged: the study is unfinished or makes none."

@@ -32,6 +32,7 @@ nav a:hover { border-color: currentColor; }
 .tally { display: flex; flex-wrap: wrap; gap: .5rem 1.4rem; list-style: none; padding: 0; margin: 0 0 .5rem;
   font-weight: 600; }
 .tally li, .verdict > header { display: flex; align-items: center; gap: .5rem; }
+.verdict > header { flex-wrap: wrap; overflow-wrap: anywhere; }
 .mark { width: 1.5rem; height: 1.5rem; flex: none; }
 .pass { --tone: var(--pass); } .fail { --tone: var(--fail); } .open { --tone: var(--open); }
 .word { color: var(--tone); font-weight: 700; letter-spacing: .03em; }
