@@ -260,6 +260,26 @@ def test_of_several_that_ask_for_it_one_prepares_and_the_others_wait(corpus, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.jsonl", "out"]
 
 
+def test_a_directory_that_goes_while_it_is_made_is_made_again(corpus, tmp_path, monkeypatch):
+    real, calls = Path.mkdir, []
+
+    def mkdir(path, *arguments, **options):
+        calls.append(path)
+        if len(calls) == 1:  # what pathlib says if another process removes it between making and looking
+            raise FileExistsError(errno.EEXIST, "File exists")
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert prepare_corpus(corpus, BPE, tmp_path / "out").fingerprint
+    assert calls[0] == calls[1]
+
+
+def test_a_file_in_the_place_of_the_unfinished_directory_is_refused(corpus, tmp_path):
+    (tmp_path / ".out.partial").touch()
+    with pytest.raises(InputError, match=r"\.out\.partial is no directory; remove it"):
+        prepare_corpus(corpus, BPE, tmp_path / "out")
+
+
 INTERRUPTED = """
 import sys, time
 from palimpsest.data import CorpusSpec, TokenizerSpec, prepare_corpus

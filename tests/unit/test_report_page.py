@@ -79,6 +79,13 @@ def test_verdicts_are_words_shapes_and_reasons(index: Path, page: Page):
     assert "0.81 [no interval] n 1" in page.text
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_verdicts_of_one_seed_say_so(tmp_path: Path, seeds: tuple[int, ...]):
+    records = write_study(tmp_path / "records", small(seeds=seeds, items_per_cell=3, steps=2, documents=1))
+    text = write_report(records, tmp_path / "report").read_text(encoding="utf-8")
+    assert ("One training seed: intervals are over items or documents" in text) == (len(seeds) == 1)
+
+
 def test_verdicts_lead_to_the_records_they_rest_on(index: Path, page: Page):
     links = [target for target in page.values("a", "href") if target.startswith(("./", "../"))]
     assert len(links) == 3

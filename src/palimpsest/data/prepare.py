@@ -278,6 +278,10 @@ def _exclusive(partial: Path) -> Iterator[None]:
             handle = os.open(partial, os.O_RDONLY)
         except FileNotFoundError:
             continue  # another process has just removed it
+        except FileExistsError as error:
+            if os.path.lexists(partial) and not partial.is_dir():
+                raise InputError(f"{partial} is no directory; remove it.") from error
+            continue  # the same, while it was being made
         except OSError as error:
             raise InputError(f"{partial.parent} cannot be written to: {error.strerror}.") from error
         try:

@@ -109,9 +109,13 @@ def _verdicts(results: StudyResults, out_dir: Path) -> Section:
         )
         return Section("verdicts", "Verdicts", body)
     cards = [_verdict(verdict, results, out_dir) for verdict in results.verdicts]
-    intro = element(
-        "p", None, "Every claim and its rule were written down before the run. INCONCLUSIVE asks for more evidence."
-    )
+    words = "Every claim and its rule were written down before the run. INCONCLUSIVE asks for more evidence."
+    if len(results.seeds) == 1:
+        words += (
+            " One training seed: intervals are over items or documents and speak of these very models; others, trained "
+            "alike with another seed, may do otherwise."
+        )
+    intro = element("p", None, words)
     return Section("verdicts", "Verdicts", joined([intro, element("div", {"class": "verdicts"}, *cards)]))
 
 
