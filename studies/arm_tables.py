@@ -9,6 +9,9 @@ from palimpsest.statistics import Estimate, Method, estimate_across_seeds
 
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
+LOGGED = 8
+"""A loss at the end of a training is the mean of so many of its last logged updates."""
+
 
 class Value(NamedTuple):
     """One number of one trained model, and where in the table it belongs."""

@@ -3,19 +3,17 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from arm_tables import Value, arm_table, gate_values, percent
+from arm_tables import LOGGED, Value, arm_table, gate_values, percent
 
-from palimpsest.records import ItemRecord, StepRecord
+from palimpsest.records import GRIDS, ItemRecord, StepRecord
 from palimpsest.report import StudyResults, load_records
-from palimpsest.report.load import GRIDS, INTACT, STAGE_NAMES, STAGES, Stage
+from palimpsest.report.load import INTACT, STAGE_NAMES, STAGES, Stage
 from palimpsest.study.spec import StudySpec
 
 COUNTS = {
     "exact": "A key is found if the answer begins with it.",
     "contains": "A key is found if it stands anywhere in the answer.",
 }
-LOGGED = 8
-"""So many of the last logged updates count."""
 
 
 def tables(records: Path, spec: StudySpec) -> str:

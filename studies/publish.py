@@ -20,9 +20,8 @@ from pathlib import Path
 import grid_tables
 import scorecard_tables
 
-from palimpsest.records import RowRecord, ScorecardRecord
+from palimpsest.records import GRIDS, RowRecord, ScorecardRecord
 from palimpsest.report import StudyResults, headline_figure, headline_table, load_records
-from palimpsest.report.load import GRIDS
 from palimpsest.report.scorecard import load_scorecard
 from palimpsest.schema import parse_yaml
 from palimpsest.study.spec import StudySpec

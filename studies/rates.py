@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from arm_tables import LOGGED
+
 from palimpsest.records import StepRecord
 from palimpsest.report import load_records
 from palimpsest.report.load import Stage
@@ -19,8 +21,6 @@ from palimpsest.schema import parse_yaml
 from palimpsest.study.spec import StudySpec
 
 STUDIES = Path(__file__).parent
-LOGGED = 8
-"""So many of the last logged updates count."""
 
 
 class Tried(NamedTuple):

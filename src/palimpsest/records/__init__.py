@@ -20,11 +20,12 @@ from palimpsest.records.items import ErrorClass, ItemRecord, ShownItemRecord, Sh
 from palimpsest.records.mechanism import MechanismRecord, MechanismSetting
 from palimpsest.records.memories import EffectRecord, ProfileRecord, StateCostRecord
 from palimpsest.records.scorecard import FigureRecord, RowRecord, ScorecardArm, ScorecardRecord, Series, ValidityRecord
-from palimpsest.records.studies import ArmRecord, EstimateRecord, StudyRecord, VerdictRecord
+from palimpsest.records.studies import GRIDS, ArmRecord, EstimateRecord, StudyRecord, VerdictRecord
 from palimpsest.records.texts import ForgettingRecord, PerturbationRecord, PlaceLossRecord, PositionLossRecord
 from palimpsest.records.training import CostRecord, LayerMetrics, Provenance, StepRecord
 
 __all__ = [
+    "GRIDS",
     "LINES",
     "ArmRecord",
     "AuditRecord",

@@ -4,6 +4,9 @@ from typing import Literal
 
 from palimpsest.records.base import Record
 
+GRIDS = "grids"
+"""The folder of the records, and of the pages, of all grids of a study but the first."""
+
 
 class EstimateRecord(Record):
     """A number with its interval: ``mean`` in [``low``, ``high``] at ``level``, from ``n`` units by ``method``."""

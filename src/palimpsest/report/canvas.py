@@ -68,8 +68,7 @@ _STYLE: Mapping[str, Any] = {
     "legend.borderpad": 0.0,
     "figure.facecolor": "#ffffff",
 }
-LINES, LINE = 4, 0.2
-"""So many lines of a legend have room in any figure, and the inches that every other one takes."""
+_LEGEND_LINES, _LEGEND_LINE_HEIGHT = 4, 0.2  # lines that any figure has room for; inches that every other one takes
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -155,7 +154,8 @@ def arm_legend(figure: Figure, styles: Mapping[str, ArmStyle]) -> None:
     names = [label(arm) for arm in styles]
     widest = max(map(len, names))
     columns = max(1, min(len(names), int(14 * figure.get_figwidth() / (widest + 6.5))))
-    figure.set_figheight(figure.get_figheight() + LINE * max(0, -(-len(names) // columns) - LINES))
+    more = max(0, -(-len(names) // columns) - _LEGEND_LINES)
+    figure.set_figheight(figure.get_figheight() + more * _LEGEND_LINE_HEIGHT)
     figure.legend(handles, names, loc="outside upper left", ncols=columns)
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from palimpsest.errors import InputError
 from palimpsest.records import (
+    GRIDS,
     LINES,
     ArmRecord,
     CostRecord,
@@ -26,8 +27,6 @@ from palimpsest.records import (
 )
 
 INTACT = "none"
-GRIDS = "grids"
-"""The folder of the records, and of the pages, of all grids but the first."""
 STAGE_NAMES: Mapping[str, str] = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 STAGES = tuple(STAGE_NAMES)
 

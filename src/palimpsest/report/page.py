@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from palimpsest.records import write_atomic
+from palimpsest.records import GRIDS, write_atomic
 from palimpsest.report.catalogue import data_tables
 from palimpsest.report.document import document
-from palimpsest.report.load import GRIDS, StudyResults, load_records
+from palimpsest.report.load import StudyResults, load_records
 from palimpsest.report.markup import Html, code, element, joined, prose
 from palimpsest.report.numerals import listed, plural, tokens
 from palimpsest.report.sections import Section, arms_table, sections, tally

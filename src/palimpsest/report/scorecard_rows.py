@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -69,15 +69,11 @@ def reasons(card: ScorecardRecord) -> dict[str, str]:
 def absent(card: ScorecardRecord) -> str:
     """Return a sentence on the demands that the study says nothing of, "" where there is none."""
     covered = {name[:3] for name in (*(row.id for row in card.rows), *card.untested)}
-    spans: list[list[str]] = []
-    for before, name in pairwise((None, *ALL)):
-        if name in covered or name is None:
-            continue
-        if spans and spans[-1][-1] == before:
-            spans[-1].append(name)
-        else:
-            spans.append([name])
-    names = [name for span in spans for name in (span if len(span) < 3 else [f"{span[0]} to {span[-1]}"])]
+    missing = [(place, name) for place, name in enumerate(ALL) if name not in covered]
+    names: list[str] = []
+    for _, group in groupby(enumerate(missing), key=lambda each: each[1][0] - each[0]):  # neighbours
+        span = [name for _, (_, name) in group]
+        names += span if len(span) < 3 else [f"{span[0]} to {span[-1]}"]
     return f"Not part of this study: {listed(names)}." if names else ""
 
 
@@ -108,7 +104,8 @@ def overview(card: ScorecardRecord) -> Html:
     since = "; what was changed since stands above" if card.deviations else ""
     words = f"Every claim and its rule were written down before the run{since}. INCONCLUSIVE asks for more evidence."
     parts = [element("p", None, words), table, element("p", None, family) if primaries else ""]
-    parts += [element("p", None, absent(card)), _file("rows")]
+    others = absent(card)
+    parts += [element("p", None, others) if others else "", _file("rows")]
     return element("div", {"class": "overview"}, *parts)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from palimpsest.probes import applicable
+from palimpsest.records import GRIDS
 from palimpsest.study.naming import digest
 from palimpsest.study.spec import FINETUNED, ONLY, ArmSpec, PasskeyGrid, PositionLossSpec, StudySpec, Trained
 from palimpsest.tasks import Passkey
@@ -18,9 +19,6 @@ RESULTS_VERSION = 1
 
 TASK = f"{Passkey.name}@{Passkey.version}"
 """The task and its version, part of the digest of every stage that uses it."""
-
-GRIDS = "grids"
-"""The folder of the records of all evaluations but the main one."""
 
 PUBLISHED_TASK = f"{PublishedPasskey.name}@{PublishedPasskey.version}"
 """The same of needles as they were published."""
