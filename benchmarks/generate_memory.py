@@ -13,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -25,8 +23,8 @@ from palimpsest.attention.sizes import Sizes
 from palimpsest.data import train_tokenizer
 from palimpsest.data.tokenizer import document_encoder
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
-from palimpsest.records import Record, write_json
-from palimpsest.training.provenance import cores, git_state, hardware
+from palimpsest.records import Measurement, Record
+from palimpsest.training.provenance import measurement
 
 SHORT, LONG = 50_000, 1_000_000
 ALLOWED = 1.05
@@ -86,17 +84,10 @@ class KindReadings(Record):
         return self.ratio <= ALLOWED and states == {self.formula_bytes}
 
 
-class GenerateMemory(Record):
+class GenerateMemory(Measurement):
     """One run of the benchmark, with what is needed to judge it."""
 
     case: str = "generate_memory"
-    date: str
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     parameters: int
     kinds: list[KindReadings]
 
@@ -197,21 +188,13 @@ def measure(kind: str, short: int = SHORT, long: int = LONG) -> tuple[KindReadin
         return found, model.num_parameters()
 
 
-def save(record: GenerateMemory, directory: Path) -> Path:
-    """Write a record as ``NAME_HARDWARE_DATE.json`` and return its path."""
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", record.hardware).strip("-").lower()
-    path = directory / f"{record.case}_{slug}_{record.date[:10]}.json"
-    write_json(path, record)
-    return path
-
-
 def main() -> int:
     """Measure, print one line a kind, and return 1 if memory grew anywhere."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=bounded_kinds(), default=bounded_kinds())
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    date, (commit, dirty) = datetime.now(UTC), git_state(Path(__file__).parents[1] / "src" / "palimpsest")
+    began = measurement(threads=1)
     kinds, parameters = [], 0
     for kind in given.kinds:
         found, parameters = measure(kind)
@@ -222,19 +205,9 @@ def main() -> int:
             f"state {found.long.state_bytes:,} bytes, by formula {found.formula_bytes:,}; {found.long.seconds:.0f} s",
             flush=True,
         )
-    record = GenerateMemory(
-        date=date.isoformat(timespec="seconds"),
-        hardware=hardware(),
-        cores=cores(),
-        threads=1,
-        versions={name: version(name) for name in ("palimpsest-lm", "torch", "transformers", "tokenizers")},
-        git_commit=commit,
-        git_dirty=dirty,
-        parameters=parameters,
-        kinds=kinds,
-    )
+    record = GenerateMemory(**dict(began), parameters=parameters, kinds=kinds)
     if given.out is not None:
-        print(f"Results: {save(record, given.out)}")
+        print(f"Results: {record.save(given.out, record.case)}")
     return 0 if all(found.holds for found in kinds) else 1
 
 

@@ -7,12 +7,9 @@ python benchmarks/lm_eval_parity.py runs/smollm2/original data/benchmarks --out 
 """
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +20,14 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from palimpsest.models import convert_llama
-from palimpsest.records import Record, write_json
+from palimpsest.records import Measurement, Record
 from palimpsest.study.lm_eval.model import PalimpsestLM
-from palimpsest.training.provenance import cores, git_state, hardware
+from palimpsest.training.provenance import measurement
 
 TASKS = ("arc_challenge", "hellaswag")
 TOLERANCE = 1e-4
 """How far, in nats, the log-likelihood of a choice may be from the harness's own."""
 DECISIONS = ("acc", "acc_norm")
-PACKAGES = ("palimpsest-lm", "lm_eval", "torch", "transformers", "tokenizers")
 
 
 class Scores(NamedTuple):
@@ -64,17 +60,10 @@ class TaskParity(Record):
         return self.largest_difference <= TOLERANCE and not any(self.different.values())
 
 
-class LmEvalParity(Record):
+class LmEvalParity(Measurement):
     """One run of the comparison, with what is needed to judge it."""
 
     case: str = "lm_eval_parity"
-    date: str
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     original: str
     parameters: int
     attention: dict[str, Any]
@@ -124,6 +113,7 @@ def compare(task: str, ours: Scores, theirs: Scores, results: dict[str, Any]) ->
 
 def measure(arguments: argparse.Namespace) -> LmEvalParity:
     """Score the tasks with both models."""
+    began = measurement("lm_eval")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(arguments.llama)
     llama = LlamaForCausalLM.from_pretrained(arguments.llama, dtype=torch.float32)
@@ -139,15 +129,8 @@ def measure(arguments: argparse.Namespace) -> LmEvalParity:
         mine, results = score(ours, task, manager, limit)
         found.append(compare(task, mine, yours, results))
         print(line(found[-1]), flush=True)
-    commit, dirty = git_state(Path(__file__).parents[1] / "src" / "palimpsest")
     return LmEvalParity(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        hardware=hardware(),
-        cores=cores(),
-        threads=torch.get_num_threads(),
-        versions={name: version(name) for name in PACKAGES},
-        git_commit=commit,
-        git_dirty=dirty,
+        **dict(began),
         original=arguments.name,
         parameters=llama.num_parameters(),
         attention=converted.config.attention_spec.model_dump(mode="json", exclude_none=True),
@@ -190,10 +173,7 @@ def main() -> None:
     arguments.limit = limits(arguments.limit)
     found = measure(arguments)
     if arguments.out is not None:
-        machine = re.sub(r"[^A-Za-z0-9.]+", "-", found.hardware).strip("-").lower()
-        path = arguments.out / f"{found.case}_{machine}_{found.date[:10]}.json"
-        write_json(path, found)
-        print(path)
+        print(found.save(arguments.out, found.case))
     if not all(task.holds for task in found.tasks):
         sys.exit("The converted model is not what the LLaMA is.")
 

@@ -5,15 +5,12 @@ python benchmarks/tokenise.py --out benchmarks/results     # also write NAME_HAR
 """
 
 import argparse
-import re
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +19,7 @@ import numpy as np
 from palimpsest.data import CorpusSpec, PreparedCorpus, TokenizerSpec, documents, prepare_corpus, train_tokenizer
 from palimpsest.data.corpus import PieceSpec
 from palimpsest.data.tokenising import BATCH_CHARACTERS
-from palimpsest.records import Record, write_json
+from palimpsest.records import Measurement, Record
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,17 +74,11 @@ class Loader(Record):
         return None if self.step_seconds is None else self.batch_seconds / self.step_seconds
 
 
-class Tokenise(Record):
+class Tokenise(Measurement):
     """One run of the benchmark, with what is needed to judge it."""
 
     case: str = "tokenise"
-    date: str
-    hardware: str
-    cores: int
     load_average: float
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     documents: int
     text_bytes: int
     tokens: int
@@ -238,10 +229,9 @@ def measure(directory: Path, copies: int, rounds: int, workers: int) -> Tokenise
     """Make the text, and time everything."""
     import os
 
-    from palimpsest.training.provenance import cores, git_state, hardware
+    from palimpsest.training.provenance import measurement
 
-    date, (commit, dirty) = datetime.now(UTC), git_state(Path(__file__).parents[1] / "src" / "palimpsest")
-    load = os.getloadavg()[0]
+    began, load = measurement("pyarrow"), os.getloadavg()[0]
     source, tokenizer = directory / "text", directory / "tokenizer"
     source.mkdir()
     batches = write_text(source, copies)
@@ -250,13 +240,8 @@ def measure(directory: Path, copies: int, rounds: int, workers: int) -> Tokenise
     ).save_pretrained(tokenizer)
     timings, prepared = time_ways(source, tokenizer, batches, rounds, workers)
     return Tokenise(
-        date=date.isoformat(timespec="seconds"),
-        hardware=hardware(),
-        cores=cores(),
+        **dict(began),
         load_average=load,
-        versions={name: version(name) for name in ("palimpsest-lm", "tokenizers", "transformers", "numpy", "pyarrow")},
-        git_commit=commit,
-        git_dirty=dirty,
         documents=prepared.manifest.train.documents,
         text_bytes=prepared.manifest.train.text_bytes,
         tokens=prepared.manifest.train.tokens,
@@ -296,14 +281,6 @@ def ways_of_library(record: Tokenise) -> list[str]:
     return [timing.way for timing in record.timings if timing.way.startswith("encode")]
 
 
-def save(record: Tokenise, directory: Path) -> Path:
-    """Write a record as ``NAME_HARDWARE_DATE.json`` and return its path."""
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", record.hardware).strip("-").lower()
-    path = directory / f"{record.case}_{slug}_{record.date[:10]}.json"
-    write_json(path, record)
-    return path
-
-
 def main() -> int:
     """Measure, print, and return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -316,7 +293,7 @@ def main() -> int:
         record = measure(Path(folder), given.copies, given.rounds, given.workers)
     show(record)
     if given.out is not None:
-        print(f"Results: {save(record, given.out)}")
+        print(f"Results: {record.save(given.out, record.case)}")
     return 0 if record.holds else 1
 
 

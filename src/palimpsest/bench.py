@@ -6,14 +6,10 @@ A case whose numbers are wrong reports no time.
 import ctypes
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,9 +17,9 @@ from torch import Tensor
 
 from palimpsest.errors import InputError, nearest
 from palimpsest.memory import DeltaMemory, LinearMemory, Memory, RidgeMemory, parallel, scan
-from palimpsest.records import Record, write_json
+from palimpsest.records import Measurement, Record
 from palimpsest.testing import relative_rms
-from palimpsest.training.provenance import cores, git_state, hardware
+from palimpsest.training.provenance import measurement
 
 TOLERANCE = 1e-9
 """Largest relative RMS error in float64 between two forms that are meant to be equal."""
@@ -91,19 +87,12 @@ class Timing(Record):
         return medians[max(medians)] / medians[min(medians)]
 
 
-class BenchRecord(Record):
+class BenchRecord(Measurement):
     """One run of a case, with what is needed to judge it."""
 
     case: str
-    date: str
-    hardware: str
-    cores: int
-    threads: int
     allocator: str
     load_average: tuple[float, float, float]
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     shape: Shape
     equalities: list[Equality]
     timings: list[Timing]
@@ -135,35 +124,20 @@ def run_case(name: str, effort: Effort = STANDARD) -> BenchRecord:
     return CASES[name](effort)
 
 
-def save(record: BenchRecord, directory: Path) -> Path:
-    """Write a record as ``NAME_HARDWARE_DATE.json`` and return its path."""
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", record.hardware).strip("-").lower()
-    path = directory / f"{record.case}_{slug}_{record.date[:10]}.json"
-    write_json(path, record)
-    return path
-
-
 def parallel_vs_scan(effort: Effort) -> BenchRecord:
     """Compare ``parallel`` with ``scan``, the definition, and time both forward and backward, on one thread of the CPU.
 
     All runs are interleaved in one process, so that whatever else the machine does falls on all of them alike.
     """
-    shape, load = Shape(), os.getloadavg()
+    shape, began, load = Shape(), measurement(threads=1), os.getloadavg()
     with _steady() as allocator:
         equalities = [_equality(name, memory, shape, effort.tokens[0]) for name, memory in MEMORIES.items()]
         timings = _timings(shape, effort) if all(equality.holds for equality in equalities) else []
-    commit, dirty = git_state(Path(__file__).parent)
     return BenchRecord(
+        **dict(began),
         case="parallel_vs_scan",
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        hardware=hardware(),
-        cores=cores(),
-        threads=1,
         allocator=allocator,
         load_average=load,
-        versions={"python": platform.python_version(), **{name: version(name) for name in ("palimpsest-lm", "torch")}},
-        git_commit=commit,
-        git_dirty=dirty,
         shape=shape,
         equalities=equalities,
         timings=timings,

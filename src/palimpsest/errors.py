@@ -1,7 +1,9 @@
 """The one exception that a user of palimpsest is meant to see."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -9,6 +11,16 @@ class InputError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+@contextmanager
+def refused(name: str) -> Iterator[None]:
+    """End a script on an ``InputError`` as the command line ends: one sentence on stderr, exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201 (what scripts say it with)
+        raise SystemExit(2) from error
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from palimpsest.cli.console import list_of, resumable
 from palimpsest.cli.evaluation import Checkpoint, Grid, Shard, answer, ask, open_checkpoint
 from palimpsest.cli.task_names import parse_tasks
 from palimpsest.data import CorpusSpec, TokenizerSpec, prepare_corpus
-from palimpsest.errors import InputError
+from palimpsest.errors import InputError, refused
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.schema import Closed, parse, parse_yaml
 from palimpsest.study.naming import Name
@@ -229,14 +229,6 @@ def _chosen(option: str, text: str | None, known: tuple, kind: type) -> tuple:
     return wanted
 
 
-def command() -> None:
-    """Run ``main``; input that cannot be used ends with one sentence and exit code 2."""
-    try:
-        typer.run(main)
-    except InputError as error:
-        _say(f"passkey_1m: {error}")
-        raise SystemExit(2) from error
-
-
 if __name__ == "__main__":
-    command()
+    with refused("passkey_1m"):
+        typer.run(main)

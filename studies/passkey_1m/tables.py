@@ -2,40 +2,43 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
 from palimpsest.errors import InputError
-from palimpsest.records import ItemRecord, Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.records import (
+    ItemRecord,
+    Measurement,
+    Provenance,
+    Record,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from palimpsest.statistics import Estimate, clustered_wilson, estimate, estimate_across_seeds
-from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.provenance import measurement
+from palimpsest.training.run import PROVENANCE
 
 PLACES = {0.0: "start", 0.5: "middle", 1.0: "end"}
 
 
 class Training(Record):
-    """One finished training run: its last logged loss is per labelled token, in nats."""
+    """One finished training run: the commit it was made at, and its last logged loss, in nats per labelled token."""
 
     run: str
+    commit: str
     steps: int
     tokens: int
     seconds: float
     loss: float
 
 
-class Provenance(Record):
-    """Where the results come from."""
+class Published(Measurement):
+    """Where the results come from; the commit is that of the publication, every training has its own."""
 
     study: str
-    date: str
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     opened: dict[str, dict[str, str]]
     trainings: tuple[Training, ...]
 
@@ -57,19 +60,12 @@ def publish(name: str, out: Path, results: Path, threads: int) -> Path:
         path.unlink()
     for (arm, seed), group in groupby(records, key=lambda record: (record.arm, record.seed)):
         write_jsonl(results / "items" / f"{arm}-s{seed}.jsonl.gz", group)
-    commit, dirty = git_state(Path(__file__).parents[2] / "src" / "palimpsest")
     opened = out / "answers" / "opened.json"
     write_json(
         results / "provenance.json",
-        Provenance(
+        Published(
+            **dict(measurement(threads=threads)),
             study=name,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            hardware=hardware(),
-            cores=cores(),
-            threads=threads,
-            versions={package: version(package) for package in PACKAGES},
-            git_commit=commit,
-            git_dirty=dirty,
             opened=read_json(opened) if opened.exists() else {},
             trainings=tuple(_trainings(out)),
         ),
@@ -157,6 +153,7 @@ def _trainings(out: Path) -> list[Training]:
         found.append(
             Training(
                 run=str(path.parent.relative_to(out)),
+                commit=Provenance.model_validate(read_json(path.with_name(PROVENANCE))).commit,
                 steps=last["step"],
                 tokens=last["tokens"],
                 seconds=last["seconds"],

@@ -7,10 +7,7 @@ Everything is kept in the folder it is given: the same command goes on where it 
 """
 
 import argparse
-import importlib.metadata
-import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +19,25 @@ from convert import dequantised_original, device, make, some_of
 from transformers import AutoTokenizer
 
 from palimpsest.data import CorpusSpec, Document, TokenizerSpec, documents, is_heldout, prepare_corpus
-from palimpsest.errors import InputError
+from palimpsest.errors import InputError, refused
 from palimpsest.models import PalimpsestConfig, convert_llama
 from palimpsest.models.flops import flops_per_token
-from palimpsest.records import PositionLossRecord, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.records import (
+    PositionLossRecord,
+    Provenance,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from palimpsest.study.evaluate import Subject
 from palimpsest.study.perplexity import DocumentLossRecord, first_words, whole_document_loss
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
 from palimpsest.training.checkpoint import sha256_of
-from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import LengthStage
+from palimpsest.training.run import PROVENANCE
 from palimpsest.training.state import WEIGHTS, pretrained_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,6 +53,7 @@ ARMS: dict[str, dict] = {
 DEFAULT_ARMS = ("ridge", "sliding_window", "transformer_xl")
 MEMORIES = ("ridge", "linear", "delta")
 BEFORE = "converted"
+LOSSES, POSITIONS = "document_loss.jsonl", "position_loss.jsonl"
 
 
 class Budget(NamedTuple):
@@ -62,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     work, fields = given.work, set(Settings.model_fields)
     settings = Settings.model_validate({name: value for name, value in vars(given).items() if name in fields})
     work.mkdir(parents=True, exist_ok=True)
-    if (work / "settings.json").exists() and Settings.model_validate(read_json(work / "settings.json")) != settings:
-        raise InputError(f"{work} holds results of other settings (settings.json); choose another folder.")
+    if (work / "settings.json").exists():
+        before = Settings.model_validate(read_json(work / "settings.json"))
+        if before.model_copy(update={"arms": settings.arms, "seeds": settings.seeds}) != settings:
+            raise InputError(f"{work} holds results of other settings (settings.json); choose another folder.")
     write_json(work / "settings.json", settings)
     original = given.llama or dequantised_original(work, given.gguf, download=given.download)
     spec = CorpusSpec(source=settings.corpus)
@@ -71,13 +80,27 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     for arm in settings.arms:
         make(work / "arms" / arm, lambda directory, arm=arm: _convert(original, arm, settings, directory))
     texts = list(_heldout(spec, settings))
+    found = []
     for arm in settings.arms:
-        _measure(work, arm, 0, work / "arms" / arm, BEFORE, texts)
+        found.append(_measure(work, arm, 0, work / "arms" / arm, BEFORE, texts))
         for seed in settings.seeds:
             checkpoint = _train(work, arm, seed, settings)
-            _measure(work, arm, seed, checkpoint, "trained", texts)
+            found.append(_measure(work, arm, seed, checkpoint, "trained", texts))
     what = f"{given.llama.name}, a LLaMA model." if given.llama else "SmolLM2-135M-Instruct, dequantised from 4 bits."
-    return _report(work, settings, what, sha256_of(original / WEIGHTS), corpus.fingerprint, given.results)
+    results = Results(
+        **dict(measurement()),
+        what=what,
+        settings=settings,
+        costs=tuple(_costs(work, settings)),
+        losses=tuple(each for folder in found for each in read_jsonl(folder / LOSSES, DocumentLossRecord)),
+        positions=tuple(each for folder in found for each in read_jsonl(folder / POSITIONS, PositionLossRecord)),
+        original_sha256=sha256_of(original / WEIGHTS),
+        data_fingerprint=corpus.fingerprint,
+    )
+    path = results.save(given.results, "continual")
+    write_atomic(path.with_suffix(".md"), render(results))
+    print(f"Results: {path} and {path.with_suffix('.md').name}")
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,57 +214,38 @@ def _train(work: Path, arm: str, seed: int, settings: Settings) -> Path:
     return resolve_checkpoint(run)
 
 
-def _measure(work: Path, arm: str, seed: int, checkpoint: Path, state: str, texts: Sequence[Document]) -> None:
-    """Read the held-out documents, intact and with closed gates where there are any, unless that has been done."""
+def _measure(work: Path, arm: str, seed: int, checkpoint: Path, state: str, texts: Sequence[Document]) -> Path:
+    """Read the held-out documents, intact and with closed gates where there are any, unless that has been done.
+
+    Return the folder of what was found.
+    """
     name = f"{arm}-{state}" if state == BEFORE else f"{arm}-{state}-s{seed}"
     folder = work / "records" / name
-    if (folder / "document_loss.jsonl").exists():
-        return
+    if (folder / LOSSES).exists():
+        return folder
     print(f"measuring {name}", flush=True)
     model = torch.nn.Module.to(pretrained_model(checkpoint), device()).eval()
     subject = Subject(model, AutoTokenizer.from_pretrained(checkpoint), arm, seed, state)
     names = ("gate_closed",) if arm in MEMORIES and state != BEFORE else ()
     found = [whole_document_loss(subject, text, names) for text in texts]
-    write_jsonl(folder / "position_loss.jsonl", (each for one in found for each in one.positions))
-    write_jsonl(folder / "document_loss.jsonl", (each for one in found for each in one.documents))
-
-
-def _report(work: Path, settings: Settings, what: str, sha256: str, fingerprint: str, folder: Path) -> Path:
-    """Write the results of this folder as JSON and as tables."""
-    records = [work / "records" / name for name in sorted(path.name for path in (work / "records").iterdir())]
-    commit, dirty = git_state(Path(__file__).parent)
-    results = Results(
-        what=what,
-        settings=settings,
-        costs=tuple(_costs(work, settings)),
-        losses=tuple(each for one in records for each in read_jsonl(one / "document_loss.jsonl", DocumentLossRecord)),
-        positions=tuple(
-            each for one in records for each in read_jsonl(one / "position_loss.jsonl", PositionLossRecord)
-        ),
-        hardware=hardware(),
-        cores=cores(),
-        threads=torch.get_num_threads(),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        git_commit=commit,
-        git_dirty=dirty,
-        original_sha256=sha256,
-        data_fingerprint=fingerprint,
-        date=datetime.now(UTC).date().isoformat(),
-    )
-    machine = "-".join("".join(c if c.isalnum() else " " for c in results.hardware.lower()).split()[:3])
-    path = folder / f"continual-{machine}-{results.date}.json"
-    write_json(path, results)
-    write_atomic(path.with_suffix(".md"), render(results))
-    print(f"Results: {path} and {path.with_suffix('.md').name}")
-    return path
+    write_jsonl(folder / POSITIONS, (each for one in found for each in one.positions))
+    write_jsonl(folder / LOSSES, (each for one in found for each in one.documents))
+    return folder
 
 
 def _costs(work: Path, settings: Settings) -> Iterator[ArmCost]:
     for arm, (steps, flops) in _budgets(work, settings).items():
         tokens = steps * settings.batch_size * settings.tokens
-        logs = [work / "runs" / f"{arm}-s{seed}" / "metrics.jsonl" for seed in settings.seeds]
-        seconds = tuple(float(_last(log)["seconds"]) for log in logs)
-        yield ArmCost(arm=arm, steps=steps, tokens=tokens, flops=flops, flops_per_token=flops / tokens, seconds=seconds)
+        runs = [work / "runs" / f"{arm}-s{seed}" for seed in settings.seeds]
+        yield ArmCost(
+            arm=arm,
+            steps=steps,
+            tokens=tokens,
+            flops=flops,
+            flops_per_token=flops / tokens,
+            seconds=tuple(float(_last(run / "metrics.jsonl")["seconds"]) for run in runs),
+            commits=tuple(Provenance.model_validate(read_json(run / PROVENANCE)).commit for run in runs),
+        )
 
 
 def _last(log: Path) -> dict:
@@ -251,7 +255,5 @@ def _last(log: Path) -> dict:
 
 
 if __name__ == "__main__":
-    try:
+    with refused("continual"):
         main()
-    except InputError as error:
-        sys.exit(str(error))

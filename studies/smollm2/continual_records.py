@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from palimpsest.records import PositionLossRecord, Record
+from palimpsest.records import Measurement, PositionLossRecord, Record
 from palimpsest.study.perplexity import DocumentLossRecord
 
 
 class Settings(Record):
-    """What the study is run with; a folder holds the results of one choice.
+    """What the study is run with; a folder holds results of one choice, for any arms and seeds.
 
     ``equal`` says what all arms have alike: the ``tokens`` that they are trained on, or the ``flops`` of the first arm,
     for which the others get more or fewer updates of the last stage.
@@ -31,7 +31,7 @@ class Settings(Record):
 
 
 class ArmCost(Record):
-    """What an arm was trained with: updates, tokens, operations by formula, and seconds of its trainings."""
+    """What an arm was trained with: updates, tokens, operations by formula; of each training, seconds and commit."""
 
     arm: str
     steps: int
@@ -39,22 +39,16 @@ class ArmCost(Record):
     flops: float
     flops_per_token: float
     seconds: tuple[float, ...]
+    commits: tuple[str, ...]
 
 
-class Results(Record):
-    """All that was found."""
+class Results(Measurement):
+    """All that was found; the commit and the day are those of the report."""
 
     what: str
     settings: Settings
     costs: tuple[ArmCost, ...]
     losses: tuple[DocumentLossRecord, ...]
     positions: tuple[PositionLossRecord, ...]
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     original_sha256: str
     data_fingerprint: str
-    date: str

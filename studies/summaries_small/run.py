@@ -8,10 +8,7 @@ Everything is kept in the folder it is given: the same command goes on where it 
 """
 
 import argparse
-import importlib.metadata
-import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,17 @@ from pydantic import Field
 
 from palimpsest.data import load_tokenizer, train_tokenizer
 from palimpsest.data.summaries import PairsSpec, summary_pairs
-from palimpsest.errors import InputError
-from palimpsest.records import Record, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from palimpsest.errors import InputError, refused
+from palimpsest.records import (
+    Measurement,
+    Provenance,
+    Record,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from palimpsest.schema import parse
 from palimpsest.statistics import Estimate
 from palimpsest.study.embeddings import load_encoder
@@ -38,8 +44,9 @@ from palimpsest.study.summaries import (
 )
 from palimpsest.training import ModelSpec, Recipe, TrainingSpec, resolve_checkpoint, train
 from palimpsest.training.checkpoint import sha256_of
-from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import StoriesSpec, SummariesData
+from palimpsest.training.run import PROVENANCE
 from palimpsest.training.state import WEIGHTS, pretrained_model
 from palimpsest.training.summaries import story_pair
 
@@ -85,22 +92,19 @@ class Settings(Record):
     encoder: str | None
 
 
-class Results(Record):
-    """All that was found; the summaries themselves are in ``summaries.jsonl`` of each run."""
+class Results(Measurement):
+    """All that was found; the summaries themselves are in ``summaries.jsonl`` of each run.
+
+    The commit and the day are those of the report; ``training_commits`` has those that the models were trained at.
+    """
 
     settings: Settings
     data_fingerprint: str
+    training_commits: dict[str, str]
     parameters: dict[str, int]
     training_seconds: dict[str, float]
     training_flops: dict[str, float]
     records: tuple[SummaryRecord, ...]
-    hardware: str
-    cores: int
-    threads: int
-    versions: dict[str, str]
-    git_commit: str
-    git_dirty: bool
-    date: str
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -236,27 +240,18 @@ def _run(folder: Path, arm: str, seed: int, data: SummariesData, settings: Setti
 def _report(work: Path, settings: Settings, folder: Path) -> Path:
     """Write the results of this folder as JSON and as a table."""
     runs = {f"{arm}-s{seed}": work / f"{arm}-s{seed}" for arm in settings.arms for seed in settings.seeds}
-    origins = {name: read_json(run / "run" / "provenance.json") for name, run in runs.items()}
-    commit, dirty = git_state(Path(__file__).parent)
+    origins = {name: Provenance.model_validate(read_json(run / "run" / PROVENANCE)) for name, run in runs.items()}
     results = Results(
+        **dict(measurement()),
         settings=settings,
-        data_fingerprint=next(iter(origins.values()))["data_fingerprint"],
-        parameters={name: origin["parameters"] for name, origin in origins.items()},
+        data_fingerprint=next(iter(origins.values())).data_fingerprint,
+        training_commits={name: origin.commit for name, origin in origins.items()},
+        parameters={name: origin.parameters for name, origin in origins.items()},
         training_seconds={name: _seconds(run / "run" / "metrics.jsonl") for name, run in runs.items()},
-        training_flops={name: origin["flops"] for name, origin in origins.items()},
+        training_flops={name: origin.flops for name, origin in origins.items()},
         records=tuple(record for run in runs.values() for record in read_jsonl(run / "summaries.jsonl", SummaryRecord)),
-        hardware=hardware(),
-        cores=cores(),
-        threads=torch.get_num_threads(),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        git_commit=commit,
-        git_dirty=dirty,
-        date=datetime.now(UTC).date().isoformat(),
     )
-    machine = "-".join("".join(c if c.isalnum() else " " for c in results.hardware.lower()).split()[:3])
-    name = "stories" if settings.pairs == "stories" else Path(settings.pairs).stem
-    path = folder / f"{name}-{machine}-{results.date}.json"
-    write_json(path, results)
+    path = results.save(folder, "stories" if settings.pairs == "stories" else Path(settings.pairs).stem)
     write_atomic(path.with_suffix(".md"), render(results))
     print(f"Results: {path} and {path.with_suffix('.md').name}")
     return path
@@ -285,7 +280,7 @@ def render(results: Results) -> str:
         "the document, as many as the reference has."
     )
     parts = [
-        f"# Summaries by small models ({results.date}, {results.hardware})",
+        f"# Summaries by small models ({results.date[:10]}, {results.hardware})",
         about,
         "## Cost",
         _table(("run", "parameters", "operations", "seconds of training"), costs),
@@ -337,7 +332,5 @@ def _shown(found: Estimate | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with refused("summaries_small"):
         main()
-    except InputError as error:
-        sys.exit(str(error))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from palimpsest import bench
-from palimpsest.bench import BenchRecord, Effort, Timing, run_case, save
+from palimpsest.bench import BenchRecord, Effort, Timing, run_case
 from palimpsest.errors import InputError
 from palimpsest.memory import LinearMemory
 
@@ -30,7 +30,7 @@ def test_all_memories_are_equal_and_timed(record):
 
 
 def test_the_record_says_under_which_conditions(record, tmp_path):
-    path = save(record, tmp_path)
+    path = record.save(tmp_path, record.case)
     assert path.name.startswith("parallel_vs_scan_")
     assert path.name.endswith(f"_{record.date[:10]}.json")
     written = json.loads(path.read_text())

@@ -15,6 +15,7 @@ from palimpsest.data import is_heldout
 from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestConfig
 from palimpsest.models.flops import flops_per_token
+from palimpsest.training.provenance import origin
 from text_case import tokenizer
 from training_case import write_texts
 
@@ -78,6 +79,8 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
         ("ridge", "trained", "gate_closed")
     }
     assert {each["words"] for each in found["losses"]} == {40}
+    assert found["git_commit"] == origin().git_commit  # of the package, wherever the script is
+    assert {commit for cost in found["costs"] for commit in cost["commits"]} == {origin().commit}
     logged = (tmp_path / "work" / "runs" / "ridge-s0" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["tokens"] for line in logged] == [64, 128, 192]  # a stage of shorter rows has as many
     recipe = (tmp_path / "work" / "runs" / "ridge-s0" / "recipe.yaml").read_text()
@@ -92,6 +95,11 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
     assert json.loads(again.read_text())["losses"] == found["losses"]
     with pytest.raises(InputError, match="holds results of other settings"):
         continual.main(asked(tmp_path, llama, "--learning-rate", "0.1"))
+    more = json.loads(continual.main(asked(tmp_path, llama, "--seeds", "0,1")).read_text())
+    assert "training ridge, seed 1" in (said := capsys.readouterr().out)
+    assert "measuring ridge-trained-s0" not in said  # what is there is kept
+    assert {each["seed"] for each in more["losses"] if each["checkpoint"] == "trained"} == {0, 1}
+    assert [each for each in more["losses"] if each["seed"] == 0] == found["losses"]
 
 
 def settings(continual, **values):
@@ -130,6 +138,8 @@ def test_summaries_are_trained_written_and_scored(script, tmp_path, capsys):
     found = json.loads(path.read_text())
     writers = [(each["arm"], each["writer"], each["intervention"]) for each in found["records"]]
     assert len(writers) == 3 * (5 + 4)
+    assert found["git_commit"] == origin().git_commit
+    assert set(found["training_commits"].values()) == {origin().commit}
     assert ("ridge", "model", "gate_closed") in writers
     assert all(each["reference_loss"] > 0 for each in found["records"] if each["writer"] == "model")
     assert all(0 <= each["fact_recall"] <= 1 for each in found["records"])

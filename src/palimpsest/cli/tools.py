@@ -22,7 +22,7 @@ def bench(
     ] = None,
 ) -> None:
     """Prove that the fast forms equal the definition, then time them; a red proof reports no time."""
-    from palimpsest.bench import CASES, LINEAR, run_case, save
+    from palimpsest.bench import CASES, LINEAR, run_case
     from palimpsest.cli.tables import bench_tables
 
     for name in [case] if case is not None else list(CASES):
@@ -32,7 +32,7 @@ def bench(
         for table in bench_tables(record):
             output().print(table)
         if out is not None:
-            typer.echo(f"Results: {save(record, out)}")
+            typer.echo(f"Results: {record.save(out, name)}")
         if not record.holds:
             say("The forms differ, so no time is reported.")
             raise typer.Exit(1)

@@ -84,11 +84,10 @@ def _name(source: str) -> str:
 
 
 def _provenance_rows(provenance: Provenance) -> list[Row]:
-    commit = provenance.git_commit + (" and changes to it" if provenance.git_dirty else "")
     return [
         ("whole run", f"{provenance.flops:.3g} operations, by formula"),
         ("hardware", f"{provenance.hardware}, {provenance.cores} cores"),
         ("software", ", ".join(f"{name} {version}" for name, version in provenance.versions.items())),
-        *([("commit", commit)] if commit else []),
+        *([("commit", provenance.commit)] if provenance.git_commit else []),
         ("data fingerprint", provenance.data_fingerprint),
     ]

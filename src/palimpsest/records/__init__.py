@@ -19,6 +19,7 @@ from palimpsest.records.files import (
 from palimpsest.records.items import ErrorClass, ItemRecord, ShownItemRecord, ShownOutput, ShownPart
 from palimpsest.records.mechanism import MechanismRecord, MechanismSetting
 from palimpsest.records.memories import EffectRecord, ProfileRecord, StateCostRecord
+from palimpsest.records.origin import Measurement, Origin
 from palimpsest.records.scorecard import FigureRecord, RowRecord, ScorecardArm, ScorecardRecord, Series, ValidityRecord
 from palimpsest.records.studies import GRIDS, ArmRecord, EstimateRecord, StudyRecord, VerdictRecord
 from palimpsest.records.texts import ForgettingRecord, PerturbationRecord, PlaceLossRecord, PositionLossRecord
@@ -39,8 +40,10 @@ __all__ = [
     "ForgettingRecord",
     "ItemRecord",
     "LayerMetrics",
+    "Measurement",
     "MechanismRecord",
     "MechanismSetting",
+    "Origin",
     "PerturbationRecord",
     "PlaceLossRecord",
     "PositionLossRecord",

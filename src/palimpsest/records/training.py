@@ -1,6 +1,7 @@
 """What a training run leaves: its metrics, its cost, and where it came from."""
 
 from palimpsest.records.base import Record
+from palimpsest.records.origin import Origin
 
 
 class LayerMetrics(Record):
@@ -62,17 +63,12 @@ class CostRecord(Record):
     local_bytes: int
 
 
-class Provenance(Record):
-    """Where a result came from (``provenance.json``).
+class Provenance(Origin):
+    """Where a run came from (``provenance.json``).
 
     ``reference`` is a digest of the weights that preferences are measured against, None where nothing is.
     """
 
-    versions: dict[str, str]
-    hardware: str
-    cores: int
-    git_commit: str
-    git_dirty: bool
     recipe_sha256: str
     data_fingerprint: str
     seeds: dict[str, int]

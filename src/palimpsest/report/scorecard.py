@@ -223,7 +223,7 @@ def _provenance(card: ScorecardRecord) -> Html:
         return element("p", {"class": "nothing"}, "No provenance was recorded.")
     rows: list[list[Value]] = [
         ["study", code(card.sha256)],
-        ["commit", variants(f"{r.git_commit}{' with uncommitted changes' if r.git_dirty else ''}" for r in records)],
+        ["commit", variants(r.commit for r in records)],
         ["data", variants(r.data_fingerprint for r in records)],
         ["hardware", variants(f"{r.hardware}, {plural(r.cores, 'core')}" for r in records)],
         ["versions", variants(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in records)],

@@ -11,7 +11,7 @@ import torch
 
 from palimpsest.models import PalimpsestForCausalLM
 from palimpsest.models.flops import flops_per_token
-from palimpsest.records import Provenance
+from palimpsest.records import Measurement, Origin, Provenance
 from palimpsest.training.data import BatchSource
 from palimpsest.training.recipe import Recipe
 
@@ -22,20 +22,39 @@ def provenance(recipe: Recipe, model: PalimpsestForCausalLM, source: BatchSource
     """Describe a run that is about to begin; ``flops`` is what all its updates will cost, padding included."""
     rows = source.rows
     tokens = recipe.training.steps * recipe.training.batch_size * rows.row_length
-    commit, dirty = git_state(Path(__file__).parent)
     return Provenance(
-        versions={"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        hardware=hardware(),
-        cores=cores(),
-        git_commit=commit,
-        git_dirty=dirty,
+        **dict(origin()),
         recipe_sha256=recipe.digest(),
         data_fingerprint=rows.fingerprint,
         seeds={"recipe": recipe.seed},
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=tokens * flops_per_token(model.config, rows.row_length),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=_now(),
     )
+
+
+def origin(*also: str) -> Origin:
+    """Describe this process: versions of the usual packages and of ``also``, machine and commit."""
+    commit, dirty = git_state(Path(__file__).parent)
+    return Origin(
+        versions={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in (*PACKAGES, *also)},
+        },
+        hardware=hardware(),
+        cores=cores(),
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def measurement(*also: str, threads: int | None = None) -> Measurement:
+    """Describe a measurement that is about to begin; ``threads`` are those of torch, of this process by default."""
+    return Measurement(**dict(origin(*also)), date=_now(), threads=threads or torch.get_num_threads())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def hardware() -> str:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from palimpsest.errors import InputError
+from palimpsest.errors import refused
 
 
 def main() -> None:
@@ -30,11 +30,8 @@ def main() -> None:
         if hasattr(arguments, "include_path"):
             given = arguments.include_path
             arguments.include_path = [folder, *([given] if given else [])]
-        try:
+        with refused("palimpsest"):
             harness.execute(arguments)
-        except InputError as error:
-            print(f"palimpsest: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
-import platform
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -19,7 +17,7 @@ from palimpsest.records.base import Record
 from palimpsest.training.alignment.recipe import AlignmentRecipe, DpoSpec, load_alignment
 from palimpsest.training.alignment.rows import AlignmentRows
 from palimpsest.training.checkpoint import disk_full_as_input_error, resolve_checkpoint, sha256_of
-from palimpsest.training.provenance import PACKAGES, cores, git_state, hardware
+from palimpsest.training.provenance import origin
 from palimpsest.training.run import PROVENANCE, claimed, write_recipe
 from palimpsest.training.state import OPTIMIZER
 
@@ -124,16 +122,8 @@ def _provenance(recipe: AlignmentRecipe, model: PalimpsestForCausalLM, rows: Ali
     """Describe a run that is about to begin; ``flops`` counts the reference too, and rows of mean length."""
     tokens = recipe.training.steps * recipe.training.batch_size * rows.mean_tokens
     passes = 1 + REFERENCE_COST if isinstance(recipe.method, DpoSpec) else 1
-    commit, dirty = git_state(Path(__file__).parent)
     return Provenance(
-        versions={
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in (*PACKAGES, *ALSO)},
-        },
-        hardware=hardware(),
-        cores=cores(),
-        git_commit=commit,
-        git_dirty=dirty,
+        **dict(origin(*ALSO)),
         recipe_sha256=recipe.digest(),
         data_fingerprint=rows.fingerprint,
         seeds={"recipe": recipe.seed},
