@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from palimpsest.report.tables import markdown_of
 from palimpsest.statistics import Estimate, Method, estimate_across_seeds
 
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -38,11 +39,11 @@ def arm_table(title: str, values: Iterable[Value], shown: Callable[[float], str]
     if not found:
         return ""
     columns = sorted({column for row in found.values() for column in row}, key=_natural)
-    lines = [f"### {title}", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, row in found.items():
-        cells = [_cell(_estimate(row[column], within), shown) if column in row else "–" for column in columns]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        (arm, *(_cell(_estimate(row[column], within), shown) if column in row else "–" for column in columns))
+        for arm, row in found.items()
+    ]
+    return f"### {title}\n\n{markdown_of(('arm', *columns), rows)}"
 
 
 def gate_values(arm: str, seed: int, gates: Mapping[int, Sequence[float]]) -> list[Value]:

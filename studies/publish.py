@@ -23,6 +23,7 @@ import scorecard_tables
 from palimpsest.records import GRIDS, RowRecord, ScorecardRecord
 from palimpsest.report import StudyResults, headline_figure, headline_table, load_records
 from palimpsest.report.scorecard import load_scorecard
+from palimpsest.report.tables import markdown_of
 from palimpsest.schema import parse_yaml
 from palimpsest.study.spec import StudySpec
 
@@ -101,21 +102,19 @@ def grids_page(results: Path) -> str:
 
 
 def _verdicts(results: StudyResults) -> list[str]:
-    rows = [_cells(each.verdict, each.statement, each.sentence) for each in results.verdicts or ()]
-    return ["| verdict | claim | found |", "|---|---|---|", *rows]
+    rows = [(each.verdict, each.statement, each.sentence) for each in results.verdicts or ()]
+    return [markdown_of(("verdict", "claim", "found"), rows)]
 
 
 def scorecard_section(card: ScorecardRecord) -> str:
     """Return what the README says about a scorecard: its primary rows, with the numbers that decide them."""
-    rows = [_cells(row.id, row.verdict, row.claim, _numbers(row)) for row in card.rows if row.primary]
+    rows = [(row.id, row.verdict, row.claim, _numbers(row)) for row in card.rows if row.primary]
     return "\n".join(
         [
             f"{card.question} {_tally(card)} {len(card.seeds)} training seeds. The primary rows, judged together by "
             f"Holm's procedure, with 95 % intervals ([all rows, with methods](studies/{card.name}/README.md)):",
             "",
-            "| row | verdict | claim | found |",
-            "|---|---|---|---|",
-            *rows,
+            markdown_of(("row", "verdict", "claim", "found"), rows),
         ]
     )
 
@@ -134,8 +133,8 @@ def scorecard_page(card: ScorecardRecord) -> str:
     """Return every row of a scorecard as a page of Markdown."""
     lines = [f"# {card.name}", "", card.question, "", _tally(card), ""]
     lines += [f"{_source(card.name)}", "with figures and single items.", "", "## Rows", ""]
-    lines += ["| row | verdict | claim | published | found |", "|---|---|---|---|---|"]
-    lines += [_cells(_name(row), row.verdict, row.claim, row.published or "", row.sentence) for row in card.rows]
+    rows = [(_name(row), row.verdict, row.claim, row.published or "", row.sentence) for row in card.rows]
+    lines += [markdown_of(("row", "verdict", "claim", "published", "found"), rows)]
     for title, sentences in (("Deviations from what was fixed before", card.deviations), ("Opened", card.opened)):
         lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences or ("None.",))]
     return "\n".join(lines) + "\n"
@@ -164,10 +163,6 @@ def _counted(number: int, what: str, verdicts: Mapping[str, int]) -> str:
 
 def _name(row: RowRecord) -> str:
     return f"**{row.id}**" if row.primary else row.id
-
-
-def _cells(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ").strip() for cell in cells) + " |"
 
 
 def update_readme(text: str, name: str, section: str) -> str:

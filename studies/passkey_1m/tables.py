@@ -1,6 +1,5 @@
 """What was found, as records and tables: every number of the tables comes from the records beside them."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +8,6 @@ from palimpsest.errors import InputError
 from palimpsest.records import (
     ItemRecord,
     Measurement,
-    Provenance,
     Record,
     read_json,
     read_jsonl,
@@ -17,9 +15,10 @@ from palimpsest.records import (
     write_json,
     write_jsonl,
 )
+from palimpsest.report.tables import markdown_of
 from palimpsest.statistics import Estimate, clustered_wilson, estimate, estimate_across_seeds
 from palimpsest.training.provenance import measurement
-from palimpsest.training.run import PROVENANCE
+from palimpsest.training.run import METRICS, run_end
 
 PLACES = {0.0: "start", 0.5: "middle", 1.0: "end"}
 
@@ -123,7 +122,7 @@ def right_digits(record: ItemRecord) -> list[bool]:
 
 def _table(records: Sequence[ItemRecord], measure: Callable[[Sequence[ItemRecord]], Estimate]) -> str:
     head = ("arm", "tokens", "segments", "seeds", "items", *PLACES.values(), "compressions")
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows = []
     ordered = sorted(records, key=lambda record: (record.arm, record.length))
     for (arm, length), group in groupby(ordered, key=lambda record: (record.arm, record.length)):
         items = list(group)
@@ -131,9 +130,8 @@ def _table(records: Sequence[ItemRecord], measure: Callable[[Sequence[ItemRecord
         cells = [_percent(measure(each)) if each else "–" for each in at.values()]
         compressions = ", ".join(_range(item.compressions for item in each) for each in at.values() if each)
         seeds = len({item.seed for item in items})
-        row = (arm, f"{length:,}", f"{items[0].segments:,}", str(seeds), str(len(items)), *cells, compressions)
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append((arm, f"{length:,}", f"{items[0].segments:,}", str(seeds), str(len(items)), *cells, compressions))
+    return markdown_of(head, rows)
 
 
 def _percent(found: Estimate) -> str:
@@ -148,16 +146,16 @@ def _range(values: Iterable[int]) -> str:
 def _trainings(out: Path) -> list[Training]:
     """Return what every training run, pretraining or fine-tuning, logged last."""
     found = []
-    for path in sorted(out.glob("*/*/metrics.jsonl")):
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    for path in sorted(out.glob(f"*/*/{METRICS}")):
+        origin, last = run_end(path.parent)
         found.append(
             Training(
                 run=str(path.parent.relative_to(out)),
-                commit=Provenance.model_validate(read_json(path.with_name(PROVENANCE))).commit,
-                steps=last["step"],
-                tokens=last["tokens"],
-                seconds=last["seconds"],
-                loss=last["loss"],
+                commit=origin.commit,
+                steps=last.step,
+                tokens=last.tokens,
+                seconds=last.seconds,
+                loss=last.loss,
             )
         )
     return found

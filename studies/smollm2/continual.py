@@ -24,7 +24,6 @@ from palimpsest.models import PalimpsestConfig, convert_llama
 from palimpsest.models.flops import flops_per_token
 from palimpsest.records import (
     PositionLossRecord,
-    Provenance,
     read_json,
     read_jsonl,
     write_atomic,
@@ -37,7 +36,7 @@ from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoi
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import LengthStage
-from palimpsest.training.run import PROVENANCE
+from palimpsest.training.run import run_end
 from palimpsest.training.state import WEIGHTS, pretrained_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -236,22 +235,16 @@ def _measure(work: Path, arm: str, seed: int, checkpoint: Path, state: str, text
 def _costs(work: Path, settings: Settings) -> Iterator[ArmCost]:
     for arm, (steps, flops) in _budgets(work, settings).items():
         tokens = steps * settings.batch_size * settings.tokens
-        runs = [work / "runs" / f"{arm}-s{seed}" for seed in settings.seeds]
+        ends = [run_end(work / "runs" / f"{arm}-s{seed}") for seed in settings.seeds]
         yield ArmCost(
             arm=arm,
             steps=steps,
             tokens=tokens,
             flops=flops,
             flops_per_token=flops / tokens,
-            seconds=tuple(float(_last(run / "metrics.jsonl")["seconds"]) for run in runs),
-            commits=tuple(Provenance.model_validate(read_json(run / PROVENANCE)).commit for run in runs),
+            seconds=tuple(end.last.seconds for end in ends),
+            commits=tuple(end.provenance.commit for end in ends),
         )
-
-
-def _last(log: Path) -> dict:
-    import json
-
-    return json.loads(log.read_text().splitlines()[-1])
 
 
 if __name__ == "__main__":

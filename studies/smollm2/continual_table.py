@@ -7,7 +7,8 @@ from typing import TypeVar
 from continual_records import Results
 
 from palimpsest.records import PositionLossRecord
-from palimpsest.statistics import Estimate, contrast
+from palimpsest.report.tables import markdown_of
+from palimpsest.statistics import Estimate, contrast, contrast_across_seeds
 from palimpsest.statistics.text_probes import Range, mean_loss
 from palimpsest.study.perplexity import UNITS, DocumentLossRecord, loss_per, perplexity
 
@@ -21,7 +22,7 @@ def render(results: Results) -> str:
     """Return all tables of a result file."""
     chosen = results.settings
     stages = ", ".join(f"{steps} updates on rows of {length}" for length, steps in chosen.curriculum)
-    cut = chosen.backpropagate_segments
+    cut, several = chosen.backpropagate_segments, len(chosen.seeds) > 1
     parts = [
         f"# Continual pretraining on long documents ({results.date[:10]}, {results.hardware})",
         f"{results.what} Segments of {chosen.segment_length} tokens; rows of {chosen.tokens} tokens of "
@@ -31,7 +32,8 @@ def render(results: Results) -> str:
         + f"; learning rate {chosen.learning_rate:g}, of gates {chosen.gate_learning_rate:g}; seeds "
         f"{', '.join(map(str, chosen.seeds))}; {results.threads} thread(s). Held out: the first {chosen.words:,} words "
         f"of {chosen.documents} documents, read whole. Intervals: 95 %, Student's t, clustered by document; they speak "
-        "of these checkpoints, not of other seeds.",
+        "of these checkpoints, not of other seeds"
+        + (", but for differences: those are over seeds, and never narrower than over documents." if several else "."),
         f"## Cost (equal {chosen.equal})",
         _costs(results),
         "## Whole documents",
@@ -46,11 +48,6 @@ def render(results: Results) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
 def _costs(results: Results) -> str:
     rows = (
         (
@@ -63,7 +60,7 @@ def _costs(results: Results) -> str:
         )
         for cost in results.costs
     )
-    return _table(("arm", "updates", "tokens", "operations", "operations a token", "seconds, all seeds"), rows)
+    return markdown_of(("arm", "updates", "tokens", "operations", "operations a token", "seconds, all seeds"), rows)
 
 
 def _units(losses: Sequence[DocumentLossRecord]) -> str:
@@ -71,14 +68,14 @@ def _units(losses: Sequence[DocumentLossRecord]) -> str:
     for name, each in _models(losses).items():
         finite = [_intact(record) for record in each if math.isfinite(record.nll)]
         rows.append((name, *(_shown(perplexity(finite, unit), 2) for unit in UNITS), _shown(loss_per(finite), 4)))
-    return _table(("model", *(f"perplexity per {unit}" for unit in UNITS), "nats per token"), rows)
+    return markdown_of(("model", *(f"perplexity per {unit}" for unit in UNITS), "nats per token"), rows)
 
 
 def _positions(records: Sequence[PositionLossRecord]) -> str:
     curves = {name: mean_loss([_intact(each) for each in one]) for name, one in _models(records).items()}
     where = sorted({place for curve in curves.values() for place in curve})
     rows = ((_place(place), *(_shown(curve[place].found, 3) for curve in curves.values())) for place in where)
-    return _table(("positions", *curves), rows)
+    return markdown_of(("positions", *curves), rows)
 
 
 def _intact(record: R) -> R:
@@ -107,7 +104,7 @@ def _differences(records: Sequence[PositionLossRecord], arms: Sequence[str]) -> 
     rows = (
         (_place(place), *(_shown(_difference(sides[a], sides[b], place.start), 4) for a, b in pairs)) for place in where
     )
-    return _table(("positions", *(f"{a} − {b}" for a, b in pairs)), rows)
+    return markdown_of(("positions", *(f"{a} − {b}" for a, b in pairs)), rows)
 
 
 def _by_key(records: Iterable[PositionLossRecord]) -> dict[Key, float]:
@@ -115,12 +112,19 @@ def _by_key(records: Iterable[PositionLossRecord]) -> dict[Key, float]:
 
 
 def _difference(a: dict[Key, float], b: dict[Key, float], start: int) -> Estimate:
-    """Return the mean of a − b at some positions; what has no seeds (a model before training) is there for each."""
+    """Return the mean of a − b at some positions; what has no seeds (a model before training) is there for each.
+
+    The interval of several seeds is that over seeds, never narrower than the one over documents; that of one seed is
+    over documents alone.
+    """
     base = {key[1:]: value for key, value in b.items()}
     keys = [key for key in a if key[2] == start and (key in b or key[1:] in base)]
     values = [(a[key], b.get(key, base[key[1:]])) for key in keys]
     mine, other = ([value[side] for value in values] for side in (0, 1))
-    return contrast(mine, other, method="paired_t", clusters=[key[1] for key in keys])
+    seeds, documents = [key[0] for key in keys], [key[1] for key in keys]
+    if len(set(seeds)) == 1:
+        return contrast(mine, other, method="paired_t", clusters=documents)
+    return contrast_across_seeds(mine, other, seeds, within="paired_t", clusters=documents)
 
 
 def _place(where: Range) -> str:

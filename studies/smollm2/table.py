@@ -1,9 +1,10 @@
 """The results as Markdown: every number of the tables comes from the records."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from palimpsest.report.tables import markdown_of
 from palimpsest.statistics import Estimate, contrast, estimate
 
 Losses = dict[str, float]
@@ -38,11 +39,6 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
 def _exactness(measured: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
@@ -56,7 +52,7 @@ def _exactness(measured: Sequence[Mapping[str, Any]]) -> str:
         for item in one["exactness"]
     ]
     head = ("model", "document", "tokens", "perplexity of the original", "converted", "largest difference of logits")
-    return _table(head, rows) if rows else "Not measured yet."
+    return markdown_of(head, rows) if rows else "Not measured yet."
 
 
 def _perplexities(item: Mapping[str, Any]) -> tuple[str, str]:
@@ -90,7 +86,7 @@ def _losses(measured: Sequence[Mapping[str, Any]]) -> str:
         (name, *(_shown(estimate(list(by_range[place].values()), method="t")) for place in places))
         for name, by_range in conditions.items()
     ]
-    return _table(("model", *(f"{start} to {end - 1}" for start, end in places)), rows)
+    return markdown_of(("model", *(f"{start} to {end - 1}" for start, end in places)), rows)
 
 
 def _contrasts(measured: Sequence[Mapping[str, Any]]) -> str:
@@ -114,7 +110,7 @@ def _contrasts(measured: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (f"{a} - {b}", *(_difference(conditions[a][place], conditions[b][place]) for place in places)) for a, b in pairs
     ]
-    return _table(("difference, paired by document", *(f"{start} to {end - 1}" for start, end in places)), rows)
+    return markdown_of(("difference, paired by document", *(f"{start} to {end - 1}" for start, end in places)), rows)
 
 
 def _difference(a: Losses, b: Losses) -> str:
@@ -133,7 +129,7 @@ def _gates(measured: Sequence[Mapping[str, Any]]) -> str:
     layers = max((len(gates) for gates in columns.values()), default=0)
     rows = [(str(layer), *(_spread(gates[layer]) for gates in columns.values())) for layer in range(layers)]
     everything = ("all", *(_spread([value for layer in gates for value in layer]) for gates in columns.values()))
-    table = _table(("layer", *columns), [*rows, everything]) if columns else "There are none."
+    table = markdown_of(("layer", *columns), [*rows, everything]) if columns else "There are none."
     return f"Mean over heads [smallest, largest]; 0: local attention alone, 1: memory alone.\n\n{table}"
 
 
@@ -157,5 +153,5 @@ def _texts(measured: Sequence[Mapping[str, Any]]) -> str:
             for text in one["texts"]
             if text["prompt"] == prompt
         ]
-        parts.append(_table(("model", "text"), rows))
+        parts.append(markdown_of(("model", "text"), rows))
     return "\n\n".join(parts)

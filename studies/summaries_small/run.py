@@ -21,7 +21,6 @@ from palimpsest.data.summaries import PairsSpec, summary_pairs
 from palimpsest.errors import InputError, refused
 from palimpsest.records import (
     Measurement,
-    Provenance,
     Record,
     read_json,
     read_jsonl,
@@ -29,6 +28,7 @@ from palimpsest.records import (
     write_json,
     write_jsonl,
 )
+from palimpsest.report.tables import markdown_of
 from palimpsest.schema import parse
 from palimpsest.statistics import Estimate
 from palimpsest.study.embeddings import load_encoder
@@ -46,7 +46,7 @@ from palimpsest.training import ModelSpec, Recipe, TrainingSpec, resolve_checkpo
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import StoriesSpec, SummariesData
-from palimpsest.training.run import PROVENANCE
+from palimpsest.training.run import run_end
 from palimpsest.training.state import WEIGHTS, pretrained_model
 from palimpsest.training.summaries import story_pair
 
@@ -240,27 +240,21 @@ def _run(folder: Path, arm: str, seed: int, data: SummariesData, settings: Setti
 def _report(work: Path, settings: Settings, folder: Path) -> Path:
     """Write the results of this folder as JSON and as a table."""
     runs = {f"{arm}-s{seed}": work / f"{arm}-s{seed}" for arm in settings.arms for seed in settings.seeds}
-    origins = {name: Provenance.model_validate(read_json(run / "run" / PROVENANCE)) for name, run in runs.items()}
+    ends = {name: run_end(run / "run") for name, run in runs.items()}
     results = Results(
         **dict(measurement()),
         settings=settings,
-        data_fingerprint=next(iter(origins.values())).data_fingerprint,
-        training_commits={name: origin.commit for name, origin in origins.items()},
-        parameters={name: origin.parameters for name, origin in origins.items()},
-        training_seconds={name: _seconds(run / "run" / "metrics.jsonl") for name, run in runs.items()},
-        training_flops={name: origin.flops for name, origin in origins.items()},
+        data_fingerprint=next(iter(ends.values())).provenance.data_fingerprint,
+        training_commits={name: end.provenance.commit for name, end in ends.items()},
+        parameters={name: end.provenance.parameters for name, end in ends.items()},
+        training_seconds={name: end.last.seconds for name, end in ends.items()},
+        training_flops={name: end.provenance.flops for name, end in ends.items()},
         records=tuple(record for run in runs.values() for record in read_jsonl(run / "summaries.jsonl", SummaryRecord)),
     )
     path = results.save(folder, "stories" if settings.pairs == "stories" else Path(settings.pairs).stem)
     write_atomic(path.with_suffix(".md"), render(results))
     print(f"Results: {path} and {path.with_suffix('.md').name}")
     return path
-
-
-def _seconds(log: Path) -> float:
-    import json
-
-    return float(json.loads(log.read_text().splitlines()[-1])["seconds"])
 
 
 def render(results: Results) -> str:
@@ -283,7 +277,7 @@ def render(results: Results) -> str:
         f"# Summaries by small models ({results.date[:10]}, {results.hardware})",
         about,
         "## Cost",
-        _table(("run", "parameters", "operations", "seconds of training"), costs),
+        markdown_of(("run", "parameters", "operations", "seconds of training"), costs),
         "## Scores",
         _scores(results),
         "## Differences",
@@ -304,7 +298,7 @@ def _scores(results: Results) -> str:
     rows += [
         (writer, *(_shown(mean_score(first, metric, writer=writer)) for metric in METRICS)) for writer in WRITERS[1:]
     ]
-    return _table(("writer", *METRICS), rows)
+    return markdown_of(("writer", *METRICS), rows)
 
 
 def _differences(results: Results) -> str:
@@ -316,12 +310,7 @@ def _differences(results: Results) -> str:
         for other in others:
             name = f"{arm} − {other[0] if other[0] != 'model' else 'gates closed'}"
             rows.append((name, *(_shown(mean_score(mine, metric, against=other)) for metric in METRICS)))
-    return _table(("difference", *METRICS), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+    return markdown_of(("difference", *METRICS), rows)
 
 
 def _shown(found: Estimate | None) -> str:

@@ -100,6 +100,20 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
     assert "measuring ridge-trained-s0" not in said  # what is there is kept
     assert {each["seed"] for each in more["losses"] if each["checkpoint"] == "trained"} == {0, 1}
     assert [each for each in more["losses"] if each["seed"] == 0] == found["losses"]
+    assert "those are over seeds" in path.with_suffix(".md").read_text()
+
+
+def test_a_difference_of_several_seeds_is_over_seeds(script):
+    """Seeds that differ by as much as the arms do leave an interval with zero in it, however alike the documents."""
+    table = script("smollm2", "continual_table")
+    other = {(seed, document, 0): 0.0 for seed in (0, 1, 2) for document in "abcdefgh"}
+    mine = {key: {0: 0.1, 1: 1.0, 2: -0.2}[key[0]] for key in other}
+    found = table._difference(mine, other, 0)
+    assert found.mean == pytest.approx(0.3)
+    assert found.low < 0 < found.high
+    assert table._difference({key: 1.0 for key in other if key[0] == 0}, other, 0).bounded is False
+    one = {key: value for key, value in mine.items() if key[0] == 1}
+    assert table._difference({**one, (1, "a", 0): 1.1}, other, 0).low > 0.9  # of one seed: over documents
 
 
 def settings(continual, **values):

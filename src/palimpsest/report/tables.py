@@ -94,6 +94,16 @@ def table_markdown(table: Table) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in quoted)
 
 
+def markdown_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in GitHub's Markdown whose cells are Markdown already: only what would end one is quoted."""
+    lines = [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ").strip() for cell in cells) + " |"
+
+
 def written(value: float, unit: Unit) -> str:
     """Return a bare value in its unit, with its sign."""
     return _WRITERS[unit](value) + _SIGNS.get(unit, "")

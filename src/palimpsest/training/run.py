@@ -4,12 +4,12 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import yaml
 
 from palimpsest.errors import InputError
-from palimpsest.records import write_atomic
+from palimpsest.records import Provenance, StepRecord, read_json, read_jsonl, write_atomic
 from palimpsest.schema import first_difference
 from palimpsest.training.recipe import Recipe, load_recipe
 
@@ -31,6 +31,26 @@ class Written(Protocol):
     def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]:
         """Return its content as JSON."""
         ...
+
+
+class RunEnd(NamedTuple):
+    """Where a run came from, and the last step that it logged."""
+
+    provenance: Provenance
+    last: StepRecord
+
+
+def run_end(run_dir: Path) -> RunEnd:
+    """Read what a run directory says about a training that has taken a step.
+
+    Raises:
+        InputError: a file is missing or damaged, or no step was logged.
+    """
+    provenance = Provenance.model_validate(read_json(run_dir / PROVENANCE))
+    steps = list(read_jsonl(run_dir / METRICS, StepRecord))
+    if not steps:
+        raise InputError(f"{run_dir / METRICS} has no step yet; train on by the same command.")
+    return RunEnd(provenance, steps[-1])
 
 
 @contextlib.contextmanager
