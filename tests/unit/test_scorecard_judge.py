@@ -1,5 +1,9 @@
 """Verdicts of rows, their correction for many claims, and what was fixed before the run."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +13,10 @@ from scipy import stats
 from synthetic_scorecard_file import ABOVE_ZERO, content, row, study
 
 from palimpsest.errors import InputError
+from palimpsest.records import write_json
 from palimpsest.schema import Closed
 from palimpsest.statistics import Estimate, holm
+from palimpsest.study import preregistration
 from palimpsest.study.preregistration import log_opening, openings, preregister
 from palimpsest.study.scorecard import judge
 from palimpsest.study.scorecard.collect import scorecard_record
@@ -160,3 +166,15 @@ def test_opening_the_items_of_test_seeds_is_logged_once_with_the_settings(tmp_pa
     assert line.endswith(".")
     assert "under other settings" not in line
     assert f"under other settings ({first.sha256[:12]})" in openings(then, tmp_path)[0]
+
+
+def test_openings_of_processes_that_share_a_directory_are_all_kept(tmp_path, monkeypatch):
+    def slowly(path, value):
+        time.sleep(0.05)  # between reading what is there and writing
+        write_json(path, value)
+
+    monkeypatch.setattr(preregistration, "write_json", slowly)
+    asked = [SimpleNamespace(sha256="ab" * 32, item_seeds={f"task {n}": 10_001}) for n in range(6)]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        list(pool.map(lambda one: log_opening(one, tmp_path), asked))
+    assert len(openings(asked[0], tmp_path)) == len(asked)

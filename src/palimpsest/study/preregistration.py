@@ -1,6 +1,9 @@
 """What is fixed before a study runs, how it differs from that later, and when the items of its tests were opened."""
 
-from collections.abc import Container, Mapping, Sequence
+import contextlib
+import fcntl
+import os
+from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -83,18 +86,22 @@ def _seeds(then: Sequence[int] | None, now: Sequence[int] | None) -> list[str]:
 def log_opening(study: Registered, out: Path, *, of: Container[str] | None = None) -> None:
     """Write down, once for every evaluation, when items of a test seed were first made, and under which settings.
 
+    Processes that share the work of one directory write one after the other, so that none loses what another wrote.
+
     Args:
         study: the study.
         out: its directory.
         of: names of the evaluations that are run; all of them if None.
     """
-    opened = _read(out)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    for name, seed in study.item_seeds.items():
-        if seed >= TEST_SEEDS and (of is None or name in of):
-            opened.setdefault(f"{name} (seed {seed})", {"when": now, "sha256": study.sha256})
-    if opened:
-        write_json(out / OPENED, opened)
+    out.mkdir(parents=True, exist_ok=True)
+    with _held(out):
+        opened = _read(out)
+        for name, seed in study.item_seeds.items():
+            if seed >= TEST_SEEDS and (of is None or name in of):
+                opened.setdefault(f"{name} (seed {seed})", {"when": now, "sha256": study.sha256})
+        if opened:
+            write_json(out / OPENED, opened)
 
 
 def openings(study: Registered, out: Path) -> list[str]:
@@ -104,6 +111,17 @@ def openings(study: Registered, out: Path) -> list[str]:
         + ("." if entry["sha256"] == study.sha256 else f", under other settings ({entry['sha256'][:12]}).")
         for name, entry in sorted(_read(out).items())
     ]
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Wait for the directory, and hold it; the system lets go of it however the process ends."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _read(out: Path) -> dict[str, dict[str, str]]:
