@@ -42,7 +42,6 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(done.returncode)
 """
 """Runs a command and prints its peak. A process of its own, because a child's peak begins with that of its parent."""
-COMMAND = "from palimpsest.cli import main; main()"
 READ = re.compile(r"Read ([\d,]+) tokens .* into ([\d,]+) bytes of state and ([\d,]+) of keys and values")
 FORMULA = re.compile(r"([\d,]+) bytes of (state|keys|for)")
 
@@ -144,7 +143,7 @@ def write_book(path: Path, tokenizer: PreTrainedTokenizerBase, tokens: int) -> N
 
 def read(checkpoint: Path, book: Path) -> Reading:
     """Run the command on one thread and return what it took."""
-    words = [sys.executable, "-c", COMMAND, "generate", str(checkpoint), "--prompt-file", str(book)]
+    words = [sys.executable, "-m", "palimpsest", "generate", str(checkpoint), "--prompt-file", str(book)]
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-S", "-c", LAUNCHER, *words, "--max-new-tokens", "1"],
@@ -163,7 +162,7 @@ def read(checkpoint: Path, book: Path) -> Reading:
 
 def formula(checkpoint: Path) -> int:
     """Return the bytes of state by ``palimpsest info``."""
-    words = [sys.executable, "-c", COMMAND, "info", str(checkpoint)]
+    words = [sys.executable, "-m", "palimpsest", "info", str(checkpoint)]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     (line,) = (line for line in shown.splitlines() if "state per sequence" in line)
     return sum(int(size.replace(",", "")) for size, _ in FORMULA.findall(line))

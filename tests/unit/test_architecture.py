@@ -18,7 +18,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 SHARED = {"records", "errors", "schema"}
 """What everybody may import."""
 
-LAYERS = {"memory": 0, "attention": 1, "models": 2, "training": 3, "probes": 3, "study": 4, "bench": 5, "cli": 6}
+LAYERS = {
+    "memory": 0,
+    "attention": 1,
+    "models": 2,
+    "training": 3,
+    "probes": 3,
+    "study": 4,
+    "bench": 5,
+    "cli": 6,
+    "__main__": 7,
+}
 """memory <- attention <- models <- training, probes <- study <- cli: a layer imports lower ones only."""
 
 WINGS = {

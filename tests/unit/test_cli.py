@@ -121,6 +121,13 @@ def test_version():
     assert shown.stdout.strip() == f"palimpsest {importlib.metadata.version('palimpsest-lm')}"
 
 
+def test_the_package_runs_as_a_module():
+    shown = subprocess.run(
+        [sys.executable, "-m", "palimpsest", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == f"palimpsest {importlib.metadata.version('palimpsest-lm')}"
+
+
 def test_the_entry_point_is_installed():
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="palimpsest")
     assert script.load() is main

@@ -329,7 +329,6 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(done.returncode)
 """
 """Runs a command and prints its peak. A process of its own, because a child's peak begins with that of its parent."""
-COMMAND = "from palimpsest.cli import main; main()"
 
 
 @pytest.mark.slow
@@ -350,7 +349,7 @@ def test_peak_memory_of_the_command_does_not_grow_with_the_length(checkpoint, tm
             "--out",
             tmp_path / str(length),
         ]
-        command = [sys.executable, "-c", COMMAND, "eval", checkpoint, *options]
+        command = [sys.executable, "-m", "palimpsest", "eval", checkpoint, *options]
         done = subprocess.run(
             [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
