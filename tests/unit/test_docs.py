@@ -12,6 +12,7 @@ from palimpsest.report.scorecard import load_scorecard
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES += ROOT.glob("studies/**/*.md")
 RESULTS = ROOT / "studies" / "laptop" / "results"
 
 
@@ -54,6 +55,19 @@ def test_the_primary_rows_in_the_readme_come_from_the_committed_records(publish)
 def test_the_page_of_a_study_comes_from_the_committed_records(publish, name):
     page = publish.whole_page(ROOT / "studies" / name / "results")
     assert (ROOT / "studies" / name / "README.md").read_text(encoding="utf-8") == page
+
+
+def test_the_numbers_of_the_replica_in_the_readme_are_on_its_page():
+    readme, page = (
+        path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "studies/replica-small/README.md")
+    )
+    section = readme.split("## The 300M study in miniature")[1].split("\n## ")[0]
+    quoted = re.findall(r"(-?\d+)\s(?:%|points)(?:(?!\d\s%|\d\spoints)[^][])*\[(-?\d+), (-?\d+)\]", section)
+    assert len(quoted) == section.count("[") - section.count("]("), "an interval without its mean, or the reverse"
+    numbers = r"([-+]?[\d.]+) (?:%|points) \(95 % interval ([-+]?[\d.]+) to ([-+]?[\d.]+)"
+    judged = {tuple(str(round(float(each))) for each in found) for found in re.findall(numbers, page)}
+    tabled = set(re.findall(r"\| (-?\d+) \[(-?\d+), (-?\d+)\] ", page))
+    assert set(quoted) <= judged | tabled
 
 
 def test_the_memory_of_reading_is_the_recorded_one():
