@@ -29,6 +29,7 @@ from palimpsest.errors import InputError, refused
 from palimpsest.models import PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.schema import Closed, parse, parse_yaml
 from palimpsest.study.naming import Name
+from palimpsest.study.spec import ClaimSpec
 from palimpsest.tasks import PasskeySpec
 from palimpsest.training import Recipe, TrainingSpec, train
 from palimpsest.training.recipe import ModelSpec
@@ -79,6 +80,7 @@ class Study(Closed):
     pretrain: Pretrain
     finetunes: dict[Name, Finetune]
     evaluation: Evaluation
+    claims: tuple[ClaimSpec, ...] = ()
 
 
 class Part(NamedTuple):
@@ -201,7 +203,7 @@ def main(
         "lengths": _chosen("--lengths", lengths, tuple(spec.evaluation.items), int),
     }
     if published:
-        _say(f"Results: {publish(spec.name, out, HERE / 'results', threads)}")
+        _say(f"Results: {publish(spec.name, spec.claims, out, HERE / 'results', threads)}")
         return
     torch.set_num_threads(threads)
     transformers_logging.disable_progress_bar()

@@ -17,6 +17,8 @@ from palimpsest.records import (
 )
 from palimpsest.report.tables import markdown_of
 from palimpsest.statistics import Estimate, clustered_wilson, estimate, estimate_across_seeds
+from palimpsest.study.claims import judge
+from palimpsest.study.spec import ClaimSpec
 from palimpsest.training.provenance import measurement
 from palimpsest.training.run import METRICS, run_end
 
@@ -42,7 +44,7 @@ class Published(Measurement):
     trainings: tuple[Training, ...]
 
 
-def publish(name: str, out: Path, results: Path, threads: int) -> Path:
+def publish(name: str, claims: Sequence[ClaimSpec], out: Path, results: Path, threads: int) -> Path:
     """Write the records of a study's folder, compressed, where they come from, and the tables; return the latter.
 
     Raises:
@@ -69,7 +71,7 @@ def publish(name: str, out: Path, results: Path, threads: int) -> Path:
             trainings=tuple(_trainings(out)),
         ),
     )
-    write_atomic(results / "tables.md", render(load(results)))
+    write_atomic(results / "tables.md", render(load(results), claims))
     return results / "tables.md"
 
 
@@ -78,9 +80,11 @@ def load(results: Path) -> list[ItemRecord]:
     return [record for path in sorted(results.glob("items/*.jsonl.gz")) for record in read_jsonl(path, ItemRecord)]
 
 
-def render(records: Sequence[ItemRecord]) -> str:
-    """Return the tables: one of whole keys and one of digits."""
+def render(records: Sequence[ItemRecord], claims: Sequence[ClaimSpec] = ()) -> str:
+    """Return the verdicts on claims whose arms have been asked, and two tables: of whole keys and of digits."""
+    verdicts = [(each.verdict, each.statement, each.sentence) for each in judge(claims, records, [])]
     parts = [
+        *(["## Claims", markdown_of(("verdict", "claim", "found"), verdicts)] if verdicts else []),
         "Found at the start, in the middle and at the end of the haystack, in percent [95 % interval]. With several "
         "training seeds the interval is over seeds (Student's t), never narrower than Wilson's over items; with one it "
         "is Wilson's, and says nothing about other seeds.",

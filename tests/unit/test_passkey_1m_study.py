@@ -23,6 +23,12 @@ def script(name: str):
     return load_script(Path(__file__).parents[2] / "studies" / "passkey_1m" / f"{name}.py")
 
 
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "studies" / "passkey_1m"))
+    return script("run")
+
+
 def record(answer: str, output: str, index: int = 0, seed: int = 0, depth: float = 0.0) -> ItemRecord:
     sample = passkey().sample(split="evaluation", seed=0, index=index, length=1024, depth=depth)
     subject = Subject(model_of("ridge"), tokenizer(), "ridge", seed, "weights")
@@ -58,16 +64,21 @@ def test_the_tables_have_the_shares_and_the_intervals_of_the_records():
     assert cells[7].startswith("50 [")
 
 
-def test_the_tables_are_those_of_the_committed_records():
-    tables, results = script("tables"), Path(__file__).parents[2] / "studies" / "passkey_1m" / "results"
-    if not results.exists():
-        pytest.skip("the study has not been published")
-    assert (results / "tables.md").read_text(encoding="utf-8") == tables.render(tables.load(results))
+def test_the_tables_are_those_of_the_committed_records(study):
+    tables, results = script("tables"), study.HERE / "results"
+    claims = parse_yaml(study.Study, study.HERE / "study.yaml").claims
+    assert (results / "tables.md").read_text(encoding="utf-8") == tables.render(tables.load(results), claims)
 
 
-def test_a_reading_has_the_weights_of_its_arm_and_says_nearly_the_same(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "studies" / "passkey_1m"))
-    study = script("run")
+def test_every_claim_names_an_arm_that_is_trained_and_a_length_that_is_asked(study):
+    spec = parse_yaml(study.Study, study.HERE / "study.yaml")
+    arms = {f"{arm}-{finetune}" for arm in spec.arms for finetune in spec.finetunes}
+    for claim in spec.claims:
+        assert {claim.arm, claim.against or claim.arm} <= arms
+        assert set(claim.lengths) <= set(spec.evaluation.items)
+
+
+def test_a_reading_has_the_weights_of_its_arm_and_says_nearly_the_same(study):
     spec = parse_yaml(study.Study, study.HERE / "study.yaml")
     assert {part.passkey.max_length / 64 for part in spec.finetunes.values()} == {2.5, 8.0}
     model = model_of("ridge")
