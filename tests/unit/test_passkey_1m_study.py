@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_passkey_1m import model_of, passkey
 
-from palimpsest.models import PalimpsestCache
+from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.models.streaming import prefill
 from palimpsest.records import ItemRecord
 from palimpsest.schema import parse_yaml
@@ -92,3 +92,32 @@ def test_a_reading_has_the_weights_of_its_arm_and_says_nearly_the_same(study):
         states.append((prefill(each, tokens, cache), type(cache.layers[0].state)))
     torch.testing.assert_close(states[0][0], states[1][0], atol=1e-8, rtol=0)
     assert [kind.__name__ for _, kind in states] == ["RidgeState", "RidgeRootState"]
+
+
+def test_strengths_are_those_of_the_layers_by_what_is_written():
+    strengths = script("strengths")
+    attention = {"segment_length": 64, "memory": {"kind": "ridge", "strength": "token"}}
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = PalimpsestConfig(**sizes, attention=attention)
+    with torch.random.fork_rng(devices=[]):
+        model = PalimpsestForCausalLM(config).eval()
+    tokens = torch.arange(64)
+    found = strengths.strengths(model, tokens)
+    assert list(found) == [0, 1]
+    assert all(np.array_equal(given, np.full((2, 64), 0.5)) for given in found.values())  # before training
+    with torch.no_grad():
+        model.model.layers[1].self_attn.strength.bias += 100.0
+    assert [float(given.min()) for given in strengths.strengths(model, tokens).values()] == [0.5, 1.0]
+    assert not strengths.strengths(model_of("ridge"), tokens)
+
+
+def test_tokens_are_told_apart_by_the_needle_and_its_digits():
+    strengths = script("strengths")
+    sample = passkey().sample(split="evaluation", seed=0, index=0, length=1024, depth=0.5)
+    digits = np.array([tokenizer().convert_tokens_to_ids(digit) for digit in "0123456789"])
+    kinds = strengths.classes(sample, digits)
+    (needle,) = sample.needles
+    assert set(kinds[needle.start : needle.end]) == {0, 1}
+    assert set(np.flatnonzero(kinds < 2)) == set(range(needle.start, needle.end))
+    said = tokenizer().decode(sample.input_ids[kinds == 0]).replace(" ", "")
+    assert said == sample.answer * (len(said) // len(sample.answer))  # once or twice, whole
