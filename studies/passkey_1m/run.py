@@ -203,7 +203,7 @@ def main(
         "lengths": _chosen("--lengths", lengths, tuple(spec.evaluation.items), int),
     }
     if published:
-        _say(f"Results: {publish(spec.name, spec.claims, out, HERE / 'results', threads)}")
+        _say(f"Results: {publish(spec.name, spec.claims, out, HERE / 'results')}")
         return
     torch.set_num_threads(threads)
     transformers_logging.disable_progress_bar()

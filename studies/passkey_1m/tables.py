@@ -1,13 +1,16 @@
 """What was found, as records and tables: every number of the tables comes from the records beside them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
+from statistics import fmean
 
 from palimpsest.errors import InputError
 from palimpsest.records import (
     ItemRecord,
-    Measurement,
+    Origin,
     Record,
     read_json,
     read_jsonl,
@@ -16,63 +19,78 @@ from palimpsest.records import (
     write_jsonl,
 )
 from palimpsest.report.tables import markdown_of
-from palimpsest.statistics import Estimate, clustered_wilson, estimate, estimate_across_seeds
+from palimpsest.statistics import Estimate, clustered_wilson, estimate
+from palimpsest.statistics.seeds import wider
 from palimpsest.study.claims import judge
 from palimpsest.study.spec import ClaimSpec
-from palimpsest.training.provenance import measurement
-from palimpsest.training.run import METRICS, run_end
+from palimpsest.training.provenance import origin as describe
+from palimpsest.training.run import METRICS, run_log
 
 PLACES = {0.0: "start", 0.5: "middle", 1.0: "end"}
+LOGGED = 8
+"""A loss at the end of a training is the mean of so many of its last logged updates."""
 
 
 class Training(Record):
-    """One finished training run: the commit it was made at, and its last logged loss, in nats per labelled token."""
+    """One training run: where it was made, and the mean of its last ``LOGGED`` logged losses, in nats per label."""
 
     run: str
     commit: str
+    hardware: str
     steps: int
     tokens: int
     seconds: float
     loss: float
 
 
-class Published(Measurement):
-    """Where the results come from; the commit is that of the publication, every training has its own."""
+class Published(Origin):
+    """Where the results come from; commit and versions are those of the publication, every training has its own."""
 
     study: str
+    date: str
     opened: dict[str, dict[str, str]]
     trainings: tuple[Training, ...]
 
 
-def publish(name: str, claims: Sequence[ClaimSpec], out: Path, results: Path, threads: int) -> Path:
+def publish(name: str, claims: Sequence[ClaimSpec], out: Path, results: Path) -> Path:
     """Write the records of a study's folder, compressed, where they come from, and the tables; return the latter.
 
     Raises:
-        InputError: nothing has been answered yet.
+        InputError: nothing has been answered yet, or an item twice under different settings; nothing is written then.
     """
     answered = sorted((out / "answers" / "items").glob("*.jsonl"))
     if not answered:
         raise InputError(f"{out} holds no answers yet; run the study first.")
     records = sorted(
         (record for path in answered for record in read_jsonl(path, ItemRecord)),
-        key=lambda record: (record.arm, record.seed, record.length, record.depth, record.item_id),
+        key=_coordinates,
     )
+    for before, after in pairwise(records):
+        if _coordinates(before) == _coordinates(after):
+            raise InputError(
+                f"{out} holds two answers of {after.arm}, seed {after.seed}, to item {after.item_id} of "
+                f"{after.length:,} tokens, under other settings; remove the older file of answers/items."
+            )
+    opened = out / "answers" / "opened.json"
+    origin = Published(
+        **dict(describe()),
+        study=name,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        opened=read_json(opened) if opened.exists() else {},
+        trainings=tuple(_trainings(out)),
+    )
+    text = render(records, claims)
     for path in results.glob("items/*.jsonl.gz"):
         path.unlink()
     for (arm, seed), group in groupby(records, key=lambda record: (record.arm, record.seed)):
         write_jsonl(results / "items" / f"{arm}-s{seed}.jsonl.gz", group)
-    opened = out / "answers" / "opened.json"
-    write_json(
-        results / "provenance.json",
-        Published(
-            **dict(measurement(threads=threads)),
-            study=name,
-            opened=read_json(opened) if opened.exists() else {},
-            trainings=tuple(_trainings(out)),
-        ),
-    )
-    write_atomic(results / "tables.md", render(load(results), claims))
+    write_json(results / "provenance.json", origin)
+    write_atomic(results / "tables.md", text)
     return results / "tables.md"
+
+
+def _coordinates(record: ItemRecord) -> tuple:
+    return record.arm, record.seed, record.length, record.depth, record.item_id
 
 
 def load(results: Path) -> list[ItemRecord]:
@@ -82,12 +100,15 @@ def load(results: Path) -> list[ItemRecord]:
 
 def render(records: Sequence[ItemRecord], claims: Sequence[ClaimSpec] = ()) -> str:
     """Return the verdicts on claims whose arms have been asked, and two tables: of whole keys and of digits."""
-    verdicts = [(each.verdict, each.statement, each.sentence) for each in judge(claims, records, [])]
+    judged = [claim for claim in claims if _has_all(claim, records)]
+    verdicts = [(each.verdict, each.statement, each.rule, each.sentence) for each in judge(judged, records, [])]
     parts = [
-        *(["## Claims", markdown_of(("verdict", "claim", "found"), verdicts)] if verdicts else []),
+        *(["## Claims", markdown_of(("verdict", "claim", "rule", "found"), verdicts)] if verdicts else []),
         "Found at the start, in the middle and at the end of the haystack, in percent [95 % interval]. With several "
-        "training seeds the interval is over seeds (Student's t), never narrower than Wilson's over items; with one it "
-        "is Wilson's, and says nothing about other seeds.",
+        "training seeds the interval is over seeds (Student's t), never narrower than Wilson's over items, which are "
+        "the same for all seeds, and that alone where all seeds agree; with one seed it is Wilson's, and says nothing "
+        "about other seeds. At the end the key is in the segment of the question: where it is not found there, it was "
+        "not forgotten.",
         "## Whole keys",
         _table(records, whole_keys),
         "## Digits",
@@ -100,22 +121,31 @@ def render(records: Sequence[ItemRecord], claims: Sequence[ClaimSpec] = ()) -> s
 
 def whole_keys(records: Sequence[ItemRecord]) -> Estimate:
     """Estimate the share of items whose key was said as a whole."""
-    exact = [float(record.exact) for record in records]
-    seeds = [record.seed for record in records]
-    return estimate_across_seeds(exact, seeds) if len(set(seeds)) > 1 else estimate(exact)
+    return _share([(float(record.exact), record) for record in records])
 
 
 def digits(records: Sequence[ItemRecord]) -> Estimate:
     """Estimate the share of right digits; see ``right_digits``."""
-    found = [(right, record) for record in records for right in right_digits(record)]
-    outcomes = [float(right) for right, _ in found]
-    items = clustered_wilson(outcomes, [(record.seed, record.item_id) for _, record in found])
-    seeds = [record.seed for _, record in found]
+    return _share([(float(right), record) for record in records for right in right_digits(record)])
+
+
+def _share(outcomes: Sequence[tuple[float, ItemRecord]]) -> Estimate:
+    """Estimate a share: over seeds, no narrower than over items; an item is one text, whatever seed was asked it."""
+    values, seeds = [value for value, _ in outcomes], [record.seed for _, record in outcomes]
+    items = clustered_wilson(values, [record.item_id for _, record in outcomes])
     if len(set(seeds)) == 1:
         return items
-    between = estimate_across_seeds(outcomes, seeds, within="wilson")
-    low, high = min(between.low, items.low), max(between.high, items.high)
-    return Estimate(between.mean, low, high, between.n, f"{between.method}, and clustered by item", 0.95, between.n)
+    found = wider(estimate(values, method="t", clusters=seeds), items)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+
+
+def _has_all(claim: ClaimSpec, records: Sequence[ItemRecord]) -> bool:
+    """Return whether both sides of a claim have been asked the same items by the same seeds."""
+    asked = [
+        {(record.seed, record.item_id) for record in records if record.arm == arm and record.length in claim.lengths}
+        for arm in (claim.arm, claim.against or claim.arm)
+    ]
+    return bool(asked[0]) and asked[0] == asked[1]
 
 
 def right_digits(record: ItemRecord) -> list[bool]:
@@ -148,18 +178,19 @@ def _range(values: Iterable[int]) -> str:
 
 
 def _trainings(out: Path) -> list[Training]:
-    """Return what every training run, pretraining or fine-tuning, logged last."""
+    """Return what every training run, pretraining or fine-tuning, has come to."""
     found = []
     for path in sorted(out.glob(f"*/*/{METRICS}")):
-        origin, last = run_end(path.parent)
+        log = run_log(path.parent)
         found.append(
             Training(
                 run=str(path.parent.relative_to(out)),
-                commit=origin.commit,
-                steps=last.step,
-                tokens=last.tokens,
-                seconds=last.seconds,
-                loss=last.loss,
+                commit=log.provenance.commit,
+                hardware=log.provenance.hardware,
+                steps=log.last.step,
+                tokens=log.last.tokens,
+                seconds=log.last.seconds,
+                loss=fmean(step.loss for step in log.steps[-LOGGED:]),
             )
         )
     return found

@@ -36,7 +36,7 @@ from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoi
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import LengthStage
-from palimpsest.training.run import run_end
+from palimpsest.training.run import run_log
 from palimpsest.training.state import WEIGHTS, pretrained_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -235,15 +235,15 @@ def _measure(work: Path, arm: str, seed: int, checkpoint: Path, state: str, text
 def _costs(work: Path, settings: Settings) -> Iterator[ArmCost]:
     for arm, (steps, flops) in _budgets(work, settings).items():
         tokens = steps * settings.batch_size * settings.tokens
-        ends = [run_end(work / "runs" / f"{arm}-s{seed}") for seed in settings.seeds]
+        logs = [run_log(work / "runs" / f"{arm}-s{seed}") for seed in settings.seeds]
         yield ArmCost(
             arm=arm,
             steps=steps,
             tokens=tokens,
             flops=flops,
             flops_per_token=flops / tokens,
-            seconds=tuple(end.last.seconds for end in ends),
-            commits=tuple(end.provenance.commit for end in ends),
+            seconds=tuple(log.last.seconds for log in logs),
+            commits=tuple(log.provenance.commit for log in logs),
         )
 
 

