@@ -20,8 +20,9 @@ from transformers import AutoTokenizer
 
 from palimpsest.data import CorpusSpec, Document, TokenizerSpec, documents, is_heldout, prepare_corpus
 from palimpsest.errors import InputError, refused
-from palimpsest.models import PalimpsestConfig, convert_llama
+from palimpsest.models import PalimpsestCache, PalimpsestConfig, convert_llama
 from palimpsest.models.flops import flops_per_token
+from palimpsest.models.streaming import prefill
 from palimpsest.records import (
     PositionLossRecord,
     read_json,
@@ -33,11 +34,11 @@ from palimpsest.records import (
 from palimpsest.study.evaluate import Subject
 from palimpsest.study.perplexity import DocumentLossRecord, first_words, whole_document_loss
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
-from palimpsest.training.checkpoint import sha256_of
+from palimpsest.training.checkpoint import weights_sha256
 from palimpsest.training.provenance import measurement
 from palimpsest.training.recipe import LengthStage
 from palimpsest.training.run import run_log
-from palimpsest.training.state import WEIGHTS, pretrained_model
+from palimpsest.training.state import pretrained_model
 
 RESULTS = Path(__file__).parent / "results"
 ARMS: dict[str, dict] = {
@@ -49,7 +50,7 @@ ARMS: dict[str, dict] = {
     "segment_local": {"pattern": "segment_local"},
     "full": {"pattern": "full"},
 }
-DEFAULT_ARMS = ("ridge", "sliding_window", "transformer_xl")
+DEFAULT_ARMS = ("ridge", "segment_local", "sliding_window", "transformer_xl")
 MEMORIES = ("ridge", "linear", "delta")
 BEFORE = "converted"
 LOSSES, POSITIONS = "document_loss.jsonl", "position_loss.jsonl"
@@ -66,19 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Run or go on, write the results, and return their path."""
     given = _parser().parse_args(arguments)
     work, fields = given.work, set(Settings.model_fields)
-    settings = Settings.model_validate({name: value for name, value in vars(given).items() if name in fields})
     work.mkdir(parents=True, exist_ok=True)
+    original = given.llama or dequantised_original(work, given.gguf, download=given.download)
+    chosen = {name: value for name, value in vars(given).items() if name in fields}
+    settings = Settings.model_validate(chosen | {"weights_sha256": weights_sha256(original)})
     if (work / "settings.json").exists():
         before = Settings.model_validate(read_json(work / "settings.json"))
         if before.model_copy(update={"arms": settings.arms, "seeds": settings.seeds}) != settings:
             raise InputError(f"{work} holds results of other settings (settings.json); choose another folder.")
-    write_json(work / "settings.json", settings)
-    original = given.llama or dequantised_original(work, given.gguf, download=given.download)
     spec = CorpusSpec(source=settings.corpus)
     corpus = prepare_corpus(spec, TokenizerSpec(path=str(original)), work / "corpus")
     for arm in settings.arms:
         make(work / "arms" / arm, lambda directory, arm=arm: _convert(original, arm, settings, directory))
     texts = list(_heldout(spec, settings))
+    _budgets(work, settings)  # refuses a curriculum that leaves no updates
+    write_json(work / "settings.json", settings)
     found = []
     for arm in settings.arms:
         found.append(_measure(work, arm, 0, work / "arms" / arm, BEFORE, texts))
@@ -93,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         costs=tuple(_costs(work, settings)),
         losses=tuple(each for folder in found for each in read_jsonl(folder / LOSSES, DocumentLossRecord)),
         positions=tuple(each for folder in found for each in read_jsonl(folder / POSITIONS, PositionLossRecord)),
-        original_sha256=sha256_of(original / WEIGHTS),
         data_fingerprint=corpus.fingerprint,
     )
     path = results.save(given.results, "continual")
@@ -236,6 +238,9 @@ def _costs(work: Path, settings: Settings) -> Iterator[ArmCost]:
     for arm, (steps, flops) in _budgets(work, settings).items():
         tokens = steps * settings.batch_size * settings.tokens
         logs = [run_log(work / "runs" / f"{arm}-s{seed}") for seed in settings.seeds]
+        cache = PalimpsestCache(PalimpsestConfig.from_pretrained(work / "arms" / arm))
+        prefill(pretrained_model(work / "arms" / arm), torch.zeros(1, settings.tokens, dtype=torch.long), cache)
+        state, opened = cache.bytes()
         yield ArmCost(
             arm=arm,
             steps=steps,
@@ -244,6 +249,9 @@ def _costs(work: Path, settings: Settings) -> Iterator[ArmCost]:
             flops_per_token=flops / tokens,
             seconds=tuple(log.last.seconds for log in logs),
             commits=tuple(log.provenance.commit for log in logs),
+            hardware=tuple(log.provenance.hardware for log in logs),
+            state_bytes=state,
+            open_segment_bytes=opened,
         )
 
 

@@ -28,10 +28,14 @@ class Settings(Record):
     precision: Literal["float32", "bfloat16"]
     documents: int
     words: int
+    weights_sha256: str
 
 
 class ArmCost(Record):
-    """What an arm was trained with: updates, tokens, operations by formula; of each training, seconds and commit."""
+    """What an arm was trained with, and what it holds after a row of ``tokens`` tokens.
+
+    Operations are by formula; seconds, commits and hardware are those of each training.
+    """
 
     arm: str
     steps: int
@@ -40,15 +44,17 @@ class ArmCost(Record):
     flops_per_token: float
     seconds: tuple[float, ...]
     commits: tuple[str, ...]
+    hardware: tuple[str, ...]
+    state_bytes: int
+    open_segment_bytes: int
 
 
 class Results(Measurement):
-    """All that was found; the commit and the day are those of the report."""
+    """All that was found; versions, machine, commit and day are those of the report, trainings have their own."""
 
     what: str
     settings: Settings
     costs: tuple[ArmCost, ...]
     losses: tuple[DocumentLossRecord, ...]
     positions: tuple[PositionLossRecord, ...]
-    original_sha256: str
     data_fingerprint: str

@@ -16,6 +16,10 @@ R = TypeVar("R", DocumentLossRecord, PositionLossRecord)
 Key = tuple[int, str, int]
 """Seed, document, and first position of a bucket."""
 BEFORE, AFTER = "converted", "trained"
+COSTS = (
+    *("arm", "updates", "tokens", "operations", "operations a token"),
+    *("bytes of state", "of the open segment", "seconds, all seeds"),
+)
 
 
 def render(results: Results) -> str:
@@ -23,8 +27,10 @@ def render(results: Results) -> str:
     chosen = results.settings
     stages = ", ".join(f"{steps} updates on rows of {length}" for length, steps in chosen.curriculum)
     cut, several = chosen.backpropagate_segments, len(chosen.seeds) > 1
+    hardware = sorted({each for cost in results.costs for each in cost.hardware})
+    sizes = [record.tokens for record in results.losses]
     parts = [
-        f"# Continual pretraining on long documents ({results.date[:10]}, {results.hardware})",
+        f"# Continual pretraining on long documents ({results.date[:10]}, {', '.join(hardware)})",
         f"{results.what} Segments of {chosen.segment_length} tokens; rows of {chosen.tokens} tokens of "
         f"`{chosen.corpus}`, {chosen.batch_size} an update"
         + (f", before them {stages}" if stages else "")
@@ -33,13 +39,14 @@ def render(results: Results) -> str:
         f"{', '.join(map(str, chosen.seeds))}; {results.threads} thread(s). Held out: the first {chosen.words:,} words "
         f"of {chosen.documents} documents, read whole. Intervals: 95 %, Student's t, clustered by document; they speak "
         "of these checkpoints, not of other seeds"
-        + (", but for differences: those are over seeds, and never narrower than over documents." if several else "."),
+        + (", but for differences: those are over seeds, and never narrower than over documents" if several else "")
+        + ". A seed is an order of the rows: all begin with the same weights.",
         f"## Cost (equal {chosen.equal})",
         _costs(results),
         "## Whole documents",
         _units(results.losses),
         "## By position",
-        "Nats per token, each document once.",
+        f"Nats per token, each document once; the documents end after {min(sizes):,} to {max(sizes):,} tokens.",
         _positions(results.positions),
         "## Differences by position",
         "Nats per token, paired by document; below 0 the first of the two predicts better.",
@@ -56,11 +63,13 @@ def _costs(results: Results) -> str:
             f"{cost.tokens:,}",
             f"{cost.flops:.4g}",
             f"{cost.flops_per_token:.4g}",
+            f"{cost.state_bytes:,}",
+            f"{cost.open_segment_bytes:,}",
             f"{sum(cost.seconds):,.0f}",
         )
         for cost in results.costs
     )
-    return markdown_of(("arm", "updates", "tokens", "operations", "operations a token", "seconds, all seeds"), rows)
+    return markdown_of(COSTS, rows)
 
 
 def _units(losses: Sequence[DocumentLossRecord]) -> str:
@@ -94,7 +103,15 @@ def _models(records: Sequence) -> dict[str, list]:
 
 def _differences(records: Sequence[PositionLossRecord], arms: Sequence[str]) -> str:
     """Compare the first arm with each other one, and each memory with itself when its gates are closed."""
-    sides = {name: _by_key(each) for name, each in _models(records).items()}
+    seeds = {record.seed for record in records}
+    sides = {
+        name: {
+            (seed, *key[1:]): loss
+            for key, loss in _by_key(each).items()
+            for seed in (seeds if name.endswith(f", {BEFORE}") else (key[0],))  # before training there are no seeds
+        }
+        for name, each in _models(records).items()
+    }
     first = f"{arms[0]}, {AFTER}"
     pairs = [(first, f"{arm}, {AFTER}") for arm in arms[1:]]
     pairs += [(f"{arm}, {AFTER}", f"{arm}, {AFTER}, gates closed") for arm in arms]
@@ -112,15 +129,13 @@ def _by_key(records: Iterable[PositionLossRecord]) -> dict[Key, float]:
 
 
 def _difference(a: dict[Key, float], b: dict[Key, float], start: int) -> Estimate:
-    """Return the mean of a − b at some positions; what has no seeds (a model before training) is there for each.
+    """Return the mean of a − b at some positions.
 
     The interval of several seeds is that over seeds, never narrower than the one over documents; that of one seed is
     over documents alone.
     """
-    base = {key[1:]: value for key, value in b.items()}
-    keys = [key for key in a if key[2] == start and (key in b or key[1:] in base)]
-    values = [(a[key], b.get(key, base[key[1:]])) for key in keys]
-    mine, other = ([value[side] for value in values] for side in (0, 1))
+    keys = [key for key in a if key[2] == start and key in b]
+    mine, other = ([side[key] for key in keys] for side in (a, b))
     seeds, documents = [key[0] for key in keys], [key[1] for key in keys]
     if len(set(seeds)) == 1:
         return contrast(mine, other, method="paired_t", clusters=documents)

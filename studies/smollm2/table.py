@@ -147,11 +147,6 @@ def _texts(measured: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for prompt, tokens in prompts:
         parts.append(f"After {prompt!r} ({tokens} tokens):")
-        rows = [
-            (_title(one), text["written"].replace("\n", " ").replace("|", "\\|").strip())
-            for one in measured
-            for text in one["texts"]
-            if text["prompt"] == prompt
-        ]
+        rows = [(_title(one), text["written"]) for one in measured for text in one["texts"] if text["prompt"] == prompt]
         parts.append(markdown_of(("model", "text"), rows))
     return "\n\n".join(parts)

@@ -39,9 +39,8 @@ def script(monkeypatch):
 # Continual pretraining
 
 
-@pytest.fixture
-def llama(tmp_path):
-    """A LLaMA checkpoint with the tokenizer of the tests."""
+def make_llama(directory: Path, seed: int = 0) -> Path:
+    """Save a LLaMA checkpoint with the tokenizer of the tests."""
     sizes = {
         "vocab_size": len(tokenizer()),
         "hidden_size": 16,
@@ -52,10 +51,15 @@ def llama(tmp_path):
         "eos_token_id": tokenizer().eos_token_id,
     }
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "llama")
-    tokenizer().save_pretrained(tmp_path / "llama")
-    return tmp_path / "llama"
+        torch.default_generator.manual_seed(seed)
+        LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def llama(tmp_path):
+    return make_llama(tmp_path / "llama")
 
 
 def asked(tmp_path, llama, *options: object) -> list[str]:
@@ -73,7 +77,7 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
     path = continual.main(asked(tmp_path, llama))
     found = json.loads(path.read_text())
     assert {cost["arm"]: cost["tokens"] for cost in found["costs"]} == dict.fromkeys(continual.DEFAULT_ARMS, 3 * 64)
-    assert len({cost["flops"] for cost in found["costs"]}) == 3  # equal tokens are not equal operations
+    assert len({cost["flops"] for cost in found["costs"]}) == 4  # equal tokens are not equal operations
     states = {(each["arm"], each["checkpoint"], each["intervention"]) for each in found["losses"]}
     assert states == {(arm, state, "none") for arm in continual.DEFAULT_ARMS for state in ("converted", "trained")} | {
         ("ridge", "trained", "gate_closed")
@@ -95,6 +99,10 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
     assert json.loads(again.read_text())["losses"] == found["losses"]
     with pytest.raises(InputError, match="holds results of other settings"):
         continual.main(asked(tmp_path, llama, "--learning-rate", "0.1"))
+    other = make_llama(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="holds results of other settings"):
+        continual.main(asked(tmp_path, other))
+    assert [cost["state_bytes"] == 0 for cost in found["costs"]] == [False, True, False, False]  # the floor keeps none
     more = json.loads(continual.main(asked(tmp_path, llama, "--seeds", "0,1")).read_text())
     assert "training ridge, seed 1" in (said := capsys.readouterr().out)
     assert "measuring ridge-trained-s0" not in said  # what is there is kept

@@ -1,6 +1,5 @@
 """Evaluate one checkpoint on tasks: whose settings it takes, its items, and what becomes of their answers."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -29,7 +28,7 @@ from palimpsest.study.streaming_eval import STREAMED_FROM, evaluate_streamed
 from palimpsest.tasks import Passkey, PasskeySpec, Task, TaskSpec, build_task
 from palimpsest.tasks.streamed import StreamedPasskey
 from palimpsest.training import MixtureData, PasskeyData, Recipe, load_recipe, resolve_checkpoint
-from palimpsest.training.checkpoint import sha256_of
+from palimpsest.training.checkpoint import sha256_of, weights_sha256
 from palimpsest.training.recipe import NeedlesData, SummariesData, TasksData, TextData
 from palimpsest.training.run import RECIPE
 from palimpsest.training.state import pretrained_model
@@ -161,7 +160,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         tokenizer=load_tokenizer(directory),
         arm=arm,
         seed=0 if recipe is None else recipe.seed,
-        checkpoint=_weights_sha256(directory),
+        checkpoint=weights_sha256(directory),
         reach={arm: _reach(model)},
     )
     return Checkpoint(subject, recipe)
@@ -356,13 +355,6 @@ def _trained_length(recipe: Recipe | None, segment_length: int) -> int:
 def _reach(model: PalimpsestForCausalLM) -> Callable[[int], int]:
     """Return the first position that a token can know of through exact attention alone."""
     return partial(exact_start, model.config.attention_spec, model.config.num_hidden_layers)
-
-
-def _weights_sha256(directory: Path) -> str:
-    """Return the SHA-256 of the weights; of those in several files, that of the files' digests in order."""
-    files = sorted(directory.glob("*.safetensors"))
-    digests = [sha256_of(path) for path in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _model_digest(model: PalimpsestForCausalLM) -> str:

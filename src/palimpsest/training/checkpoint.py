@@ -229,6 +229,12 @@ def _is_disk_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)
 
 
+def weights_sha256(directory: Path) -> str:
+    """Return the SHA-256 of the weights; of those in several files, that of the files' digests in order."""
+    digests = [sha256_of(path) for path in sorted(directory.glob("*.safetensors"))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with open(path, "rb") as content:
