@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 from measure import Document, Measured, Subject, measure
+from pydantic import Field
 from table import render
 from transformers import AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
 
@@ -62,13 +63,13 @@ class Settings(Record):
 
 
 class Results(Measurement):
-    """All that was found; the commit and the day are those of the report."""
+    """All that was found; commit and day are those of the report, ``training_commits`` those of the trainings."""
 
     what: str
     settings: Settings
     weights_sha256: str
     data_fingerprint: str
-    training_commits: dict[str, str]
+    training_commits: dict[str, str] = Field(default_factory=dict)
     training_seconds: dict[str, float]
     measured: tuple[Measured, ...]
 

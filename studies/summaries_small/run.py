@@ -38,6 +38,7 @@ from palimpsest.study.summaries import (
     WRITERS,
     SummaryRecord,
     Writing,
+    arm_difference,
     asked_pairs,
     evaluate_summaries,
     mean_score,
@@ -95,12 +96,12 @@ class Settings(Record):
 class Results(Measurement):
     """All that was found; the summaries themselves are in ``summaries.jsonl`` of each run.
 
-    The commit and the day are those of the report; ``training_commits`` has those that the models were trained at.
+    The commit and the day are those of the report; ``training_commits`` has those of the trainings, where recorded.
     """
 
     settings: Settings
     data_fingerprint: str
-    training_commits: dict[str, str]
+    training_commits: dict[str, str] = Field(default_factory=dict)
     parameters: dict[str, int]
     training_seconds: dict[str, float]
     training_flops: dict[str, float]
@@ -269,8 +270,9 @@ def render(results: Results) -> str:
         f"{chosen.segment_length} tokens, rows of {chosen.row_length}, {chosen.steps} updates of {chosen.batch_size} "
         f"rows, learning rate {chosen.learning_rate:g}, seeds {', '.join(map(str, chosen.seeds))}; {chosen.items} "
         f"documents of item seed {chosen.item_seed}; {results.threads} thread(s). Intervals: 95 %, Student's t, "
-        "clustered by document; they speak of these checkpoints, not of other seeds. `far_recall` counts the facts "
-        "that were last told before the segment in which the summary begins; lead, tail and random are sentences of "
+        "clustered by document; they speak of these checkpoints, not of other seeds, but for differences of arms, "
+        "which are over seeds where there are several. `far_recall` counts the facts that were last told before the "
+        "segment in which the summary begins; lead, tail and random are sentences of "
         "the document, as many as the reference has."
     )
     parts = [
@@ -302,8 +304,12 @@ def _scores(results: Results) -> str:
 
 
 def _differences(results: Results) -> str:
-    """Compare every model with the first sentences, and every memory with itself when its gates are closed."""
-    rows = []
+    """Compare the first arm with the others, each with the first sentences, a memory with itself without it."""
+    first, *others = results.settings.arms
+    rows = [
+        (f"{first} − {other}", *(_shown(arm_difference(results.records, first, other, metric)) for metric in METRICS))
+        for other in others
+    ]
     for arm in results.settings.arms:
         mine = [record for record in results.records if record.arm == arm]
         others = [("lead", "none")] + [("model", "gate_closed")] * (arm in MEMORIES)

@@ -173,3 +173,35 @@ def test_summaries_are_trained_written_and_scored(script, tmp_path, capsys):
     assert "documents" not in capsys.readouterr().out
     with pytest.raises(InputError, match="There is no arm 'rigde'"):
         small.main([str(tmp_path / "other"), "--arms", "rigde"])
+
+
+def test_differences_of_arms_are_paired_and_over_seeds(script):
+    small = script("summaries_small", "run")
+    (path,) = committed("summaries_small")
+    found = small.Results.model_validate_json(path.read_text()).records
+    ridge, floor = ([one for one in found if one.arm == arm] for arm in ("ridge", "segment_local"))
+    paired = small.arm_difference(found, "ridge", "segment_local", "geometric_mean")
+    means = [small.mean_score(each, "geometric_mean").mean for each in (ridge, floor)]
+    assert paired.mean == pytest.approx(means[0] - means[1])
+    worse = [one.model_copy(update={"seed": 1, "geometric_mean": 0.0}) for one in ridge]
+    twice = [*found, *worse, *(one.model_copy(update={"seed": 1}) for one in floor)]
+    over_seeds = small.arm_difference(twice, "ridge", "segment_local", "geometric_mean")
+    assert over_seeds.n == 2
+    assert over_seeds.low < paired.low
+    assert small.arm_difference(found, "ridge", "segment_local", "embedding") is None  # nobody has it
+
+
+# Committed results
+
+
+def committed(folder: str) -> list[Path]:
+    return sorted((STUDIES / folder / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", [*committed("smollm2"), *committed("summaries_small")], ids=lambda path: path.stem)
+def test_the_tables_of_scripts_come_from_the_records_beside_them(script, path):
+    name = path.stem.split("_")[0]
+    module = script(path.parents[1].name, {"convert": "convert", "continual": "continual"}.get(name, "run"))
+    found = module.Results.model_validate_json(path.read_text(encoding="utf-8"))
+    rendered = module.render(found.model_dump() if name == "convert" else found)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == rendered

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from palimpsest.study.naming import digest
 
 PREREGISTRATION = "prereg.json"
 OPENED = "opened.json"
+LOCK = ".opened.lock"
 
 TEST_SEEDS = 10_000
 """Seeds of items from here on are for tests, opened once; those below are for design."""
@@ -116,12 +116,9 @@ def openings(study: Registered, out: Path) -> list[str]:
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
     """Wait for the directory, and hold it; the system lets go of it however the process ends."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with open(directory / LOCK, "w") as lock:  # open for writing: network file systems demand it of an exclusive lock
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def _read(out: Path) -> dict[str, dict[str, str]]:

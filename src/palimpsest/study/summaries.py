@@ -18,7 +18,7 @@ from palimpsest.models import PalimpsestCache
 from palimpsest.models.streaming import continue_from, prefill
 from palimpsest.probes import INTERVENTIONS
 from palimpsest.records import Record
-from palimpsest.statistics import Estimate, contrast, estimate
+from palimpsest.statistics import Estimate, contrast, contrast_across_seeds, estimate
 from palimpsest.study.evaluate import Subject
 from palimpsest.study.text_probes.scoring import score
 from palimpsest.tasks.stories import Fact, Story, facts_of
@@ -365,6 +365,29 @@ def mean_score(
         return None
     a, b = [mine[key] for key in keys], [other[key] for key in keys]
     return contrast(a, b, method="paired_t", clusters=[groups[key] for key in keys], level=level)
+
+
+def arm_difference(
+    records: Sequence[SummaryRecord], arm: str, against: str, metric: str, *, level: float = 0.95
+) -> Estimate | None:
+    """Return the mean of what one arm's own summaries score above another's, paired by seed and document.
+
+    With one seed the interval is over documents, clustered by group; with several it is over seeds, and never narrower
+    than that. None where no document has the score on both sides.
+
+    Raises:
+        InputError: as ``contrast``.
+    """
+    a, b = (_values([each for each in records if each.arm == one], metric, "model", INTACT) for one in (arm, against))
+    keys = [key for key in a if key in b]
+    if not keys:
+        return None
+    groups = {(each.seed, each.pair_id): each.group for each in records}
+    mine, other = [a[key] for key in keys], [b[key] for key in keys]
+    clusters, seeds = [groups[key] for key in keys], [seed for seed, _ in keys]
+    if len(set(seeds)) == 1:
+        return contrast(mine, other, method="paired_t", clusters=clusters, level=level)
+    return contrast_across_seeds(mine, other, seeds, within="paired_t", clusters=clusters, level=level)
 
 
 def _summarised(records: Sequence[SummaryRecord], writer: Writer, intervention: str) -> set[tuple[int, str]]:
