@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         positions=tuple(each for folder in found for each in read_jsonl(folder / POSITIONS, PositionLossRecord)),
         data_fingerprint=corpus.fingerprint,
     )
-    path = results.save(given.results, "continual")
+    path = results.save(given.results, given.name)
     write_atomic(path.with_suffix(".md"), render(results))
     print(f"Results: {path} and {path.with_suffix('.md').name}")
     return path
@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--documents", type=int, default=8, help="held-out documents (default: 8)")
     parser.add_argument("--words", type=int, default=3000, help="words that are read of each (default: 3000)")
+    parser.add_argument("--name", default="continual", help="how the results begin (default: continual)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are written")
     return parser
 

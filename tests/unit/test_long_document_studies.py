@@ -200,8 +200,8 @@ def committed(folder: str) -> list[Path]:
 
 @pytest.mark.parametrize("path", [*committed("smollm2"), *committed("summaries_small")], ids=lambda path: path.stem)
 def test_the_tables_of_scripts_come_from_the_records_beside_them(script, path):
-    name = path.stem.split("_")[0]
-    module = script(path.parents[1].name, {"convert": "convert", "continual": "continual"}.get(name, "run"))
+    name = next((each for each in ("convert", "continual") if path.stem.startswith(each)), "run")
+    module = script(path.parents[1].name, name)
     found = module.Results.model_validate_json(path.read_text(encoding="utf-8"))
     rendered = module.render(found.model_dump() if name == "convert" else found)
     assert path.with_suffix(".md").read_text(encoding="utf-8") == rendered
