@@ -107,8 +107,11 @@ def render(records: Sequence[ItemRecord], claims: Sequence[ClaimSpec] = ()) -> s
         "Found at the start, in the middle and at the end of the haystack, in percent [95 % interval]. With several "
         "training seeds the interval is over seeds (Student's t), never narrower than Wilson's over items, which are "
         "the same for all seeds, and that alone where all seeds agree; with one seed it is Wilson's, and says nothing "
-        "about other seeds. At the end the key is in the segment of the question: where it is not found there, it was "
-        "not forgotten.",
+        "about other seeds. Where there are no compressions the key is in the segment of the question: if it is not "
+        "found there, it was not forgotten.",
+        "## Whole keys in an earlier segment than the question",
+        "All such items, wherever in the haystack their key is; intervals below.",
+        summary(records),
         "## Whole keys",
         _table(records, whole_keys),
         "## Digits",
@@ -117,6 +120,20 @@ def render(records: Sequence[ItemRecord], claims: Sequence[ClaimSpec] = ()) -> s
         _table(records, digits),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def summary(records: Sequence[ItemRecord]) -> str:
+    """Return the share of whole keys in an earlier segment than the question, of every arm at every length."""
+    far = [record for record in records if not record.locally_reachable]
+    segments = sorted({record.segments for record in far})
+    rows = []
+    for arm in sorted({record.arm for record in far}):
+        shares = [
+            [float(record.exact) for record in far if (record.arm, record.segments) == (arm, count)]
+            for count in segments
+        ]
+        rows.append((arm, *(f"{100 * fmean(share):.0f} %" if share else "–" for share in shares)))
+    return markdown_of(("arm", *(f"{count:,} segments" for count in segments)), rows)
 
 
 def whole_keys(records: Sequence[ItemRecord]) -> Estimate:

@@ -57,7 +57,7 @@ def test_the_tables_have_the_shares_and_the_intervals_of_the_records():
     assert both.n == 2
     assert (both.mean, both.low, both.high) == (0.75, 0.0, 1.0)  # two seeds that differ bound nothing
     text = tables.render([*one, *two])
-    row = next(line for line in text.splitlines() if line.startswith("| ridge"))
+    row = next(line for line in text.splitlines() if line.startswith("| ridge | 1,024 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:5] == ["ridge", "1,024", "16", "2", "8"]
     assert cells[5].startswith("50 [")
@@ -107,6 +107,14 @@ def test_the_tables_are_those_of_the_committed_records(study):
     tables, results = script("tables"), study.HERE / "results"
     claims = parse_yaml(study.Study, study.HERE / "study.yaml").claims
     assert (results / "tables.md").read_text(encoding="utf-8") == tables.render(tables.load(results), claims)
+
+
+def test_the_rows_of_the_readme_are_those_of_the_tables(study):
+    rows = [
+        line for line in (study.HERE / "README.md").read_text(encoding="utf-8").splitlines() if "-segments_" in line
+    ]
+    assert len(rows) == 6
+    assert set(rows) <= set((study.HERE / "results" / "tables.md").read_text(encoding="utf-8").splitlines())
 
 
 def test_every_claim_names_an_arm_that_is_trained_and_a_length_that_is_asked(study):
