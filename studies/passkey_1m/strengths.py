@@ -4,7 +4,7 @@ python studies/passkey_1m/strengths.py runs/passkey-1m               # on the sc
 python studies/passkey_1m/strengths.py runs/passkey-1m --publish     # also into results/
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +16,11 @@ from palimpsest.attention.memory import WriteStrength
 from palimpsest.cli.evaluation import open_checkpoint
 from palimpsest.errors import InputError, refused
 from palimpsest.models import PalimpsestForCausalLM
-from palimpsest.records import Record, write_atomic, write_jsonl
+from palimpsest.records import Measurement, Record, write_atomic, write_json
 from palimpsest.report.tables import markdown_of
 from palimpsest.tasks import Passkey, PasskeySpec, Sample
+from palimpsest.training.provenance import measurement
+from palimpsest.training.run import METRICS
 
 HERE = Path(__file__).parent
 ITEMS, LENGTH, SEED = 25, 1024, 500
@@ -39,6 +41,15 @@ class StrengthRecord(Record):
     tokens: int
     mean: float
     little: float
+
+
+class Strengths(Measurement):
+    """All strengths of a study's folder, read from items that ``items``, ``length`` and ``seed`` name."""
+
+    items: int
+    length: int
+    seed: int
+    records: tuple[StrengthRecord, ...]
 
 
 def strengths(model: PalimpsestForCausalLM, tokens: torch.Tensor) -> dict[int, np.ndarray]:
@@ -93,15 +104,15 @@ def measure(run: Path) -> Iterator[StrengthRecord]:
         )
 
 
-def render(records: Sequence[StrengthRecord]) -> str:
+def render(found: Strengths) -> str:
     """Return a table with a row for every layer of every run."""
     cells: dict[tuple[str, int], list[str]] = {}
-    for record in records:
+    for record in found.records:
         row = cells.setdefault((record.run, record.layer), [record.run, str(record.layer)])
         row.append(f"{record.mean:.2f} ({100 * record.little:.0f} %)")
     about = (
-        f"Mean write strength, and the share of tokens that get less than {LITTLE}, of {ITEMS} items of {LENGTH:,} "
-        f"tokens (item seed {SEED}), over all heads. A strength of one writes a token as a memory without strengths "
+        f"Mean write strength, and the share of tokens that get less than {LITTLE}, of {found.items} items of "
+        f"{found.length:,} tokens (item seed {found.seed}), over all heads. A strength of one writes a token as a memory without strengths "
         "does."
     )
     return f"{about}\n\n{markdown_of(('run', 'layer', *CLASSES), list(cells.values()))}\n"
@@ -114,14 +125,16 @@ def main(
     ] = False,
 ) -> None:
     """Print the table."""
-    runs = sorted(path.parent for path in out.glob("finetune/*/metrics.jsonl"))
-    records = [record for run in runs for record in measure(run)]
+    origin = measurement()
+    runs = sorted(path.parent for path in out.glob(f"finetune/*/{METRICS}"))
+    records = tuple(record for run in runs for record in measure(run))
     if not records:
         raise InputError(f"{out} holds no run with a learned write strength; run the study first.")
-    typer.echo(render(records))
+    found = Strengths(**dict(origin), items=ITEMS, length=LENGTH, seed=SEED, records=records)
+    typer.echo(render(found))
     if published:
-        write_jsonl(HERE / "results" / "strengths.jsonl", records)
-        write_atomic(HERE / "results" / "strengths.md", render(records))
+        write_json(HERE / "results" / "strengths.json", found)
+        write_atomic(HERE / "results" / "strengths.md", render(found))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Training(Record):
 
 
 class Published(Origin):
-    """Where the results come from; commit and versions are those of the publication, every training has its own."""
+    """Where the results come from: the publication; every training has a commit of its own."""
 
     study: str
     date: str

@@ -31,6 +31,7 @@ from palimpsest.records import (
     write_json,
     write_jsonl,
 )
+from palimpsest.schema import parse
 from palimpsest.study.evaluate import Subject
 from palimpsest.study.perplexity import DocumentLossRecord, first_words, whole_document_loss
 from palimpsest.training import Recipe, TextData, TrainingSpec, resolve_checkpoint, train
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     chosen = {name: value for name, value in vars(given).items() if name in fields}
     settings = Settings.model_validate(chosen | {"weights_sha256": weights_sha256(original)})
     if (work / "settings.json").exists():
-        before = Settings.model_validate(read_json(work / "settings.json"))
+        before = parse(Settings, read_json(work / "settings.json"), str(work / "settings.json"))
         if before.model_copy(update={"arms": settings.arms, "seeds": settings.seeds}) != settings:
             raise InputError(f"{work} holds results of other settings (settings.json); choose another folder.")
     spec = CorpusSpec(source=settings.corpus)

@@ -99,6 +99,12 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
     assert json.loads(again.read_text())["losses"] == found["losses"]
     with pytest.raises(InputError, match="holds results of other settings"):
         continual.main(asked(tmp_path, llama, "--learning-rate", "0.1"))
+    chosen = tmp_path / "work" / "settings.json"
+    kept = chosen.read_text()
+    chosen.write_text("{}")
+    with pytest.raises(InputError, match="settings.json"):
+        continual.main(asked(tmp_path, llama))
+    chosen.write_text(kept)
     other = make_llama(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match="holds results of other settings"):
         continual.main(asked(tmp_path, other))

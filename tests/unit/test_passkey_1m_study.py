@@ -158,6 +158,12 @@ def test_strengths_are_those_of_the_layers_by_what_is_written():
     assert not strengths.strengths(model_of("ridge"), tokens)
 
 
+def test_the_table_of_strengths_comes_from_its_record(study):
+    strengths = script("strengths")
+    found = strengths.Strengths.model_validate_json((study.HERE / "results" / "strengths.json").read_text())
+    assert (study.HERE / "results" / "strengths.md").read_text(encoding="utf-8") == strengths.render(found)
+
+
 def test_tokens_are_told_apart_by_the_needle_and_its_digits():
     strengths = script("strengths")
     sample = passkey().sample(split="evaluation", seed=0, index=0, length=1024, depth=0.5)
