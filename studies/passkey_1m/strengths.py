@@ -112,8 +112,8 @@ def render(found: Strengths) -> str:
         row.append(f"{record.mean:.2f} ({100 * record.little:.0f} %)")
     about = (
         f"Mean write strength, and the share of tokens that get less than {LITTLE}, of {found.items} items of "
-        f"{found.length:,} tokens (item seed {found.seed}), over all heads. A strength of one writes a token as a memory without strengths "
-        "does."
+        f"{found.length:,} tokens (item seed {found.seed}), over all heads. A strength of one writes a token as a "
+        "memory without strengths does."
     )
     return f"{about}\n\n{markdown_of(('run', 'layer', *CLASSES), list(cells.values()))}\n"
 

@@ -102,7 +102,7 @@ def test_continual_pretraining_measures_every_arm_before_and_after(script, tmp_p
     chosen = tmp_path / "work" / "settings.json"
     kept = chosen.read_text()
     chosen.write_text("{}")
-    with pytest.raises(InputError, match="settings.json"):
+    with pytest.raises(InputError, match=r"settings\.json"):
         continual.main(asked(tmp_path, llama))
     chosen.write_text(kept)
     other = make_llama(tmp_path / "other", seed=1)
