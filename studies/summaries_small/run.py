@@ -33,16 +33,8 @@ from palimpsest.schema import parse
 from palimpsest.statistics import Estimate
 from palimpsest.study.embeddings import load_encoder
 from palimpsest.study.evaluate import Subject
-from palimpsest.study.summaries import (
-    METRICS,
-    WRITERS,
-    SummaryRecord,
-    Writing,
-    arm_difference,
-    asked_pairs,
-    evaluate_summaries,
-    mean_score,
-)
+from palimpsest.study.summaries import Writing, asked_pairs, evaluate_summaries
+from palimpsest.study.summary_scores import METRICS, WRITERS, SummaryRecord, arm_difference, mean_score
 from palimpsest.training import ModelSpec, Recipe, TrainingSpec, resolve_checkpoint, train
 from palimpsest.training.checkpoint import sha256_of
 from palimpsest.training.provenance import measurement

@@ -17,7 +17,8 @@ from palimpsest.errors import InputError
 from palimpsest.schema import parse
 from palimpsest.study import summaries as study
 from palimpsest.study.evaluate import Subject
-from palimpsest.study.summaries import Asked, Writing, asked_pairs, evaluate_summaries, mean_score, write_summary
+from palimpsest.study.summaries import Asked, Writing, asked_pairs, evaluate_summaries, write_summary
+from palimpsest.study.summary_scores import mean_score
 from palimpsest.tasks.stories import facts_of
 from palimpsest.training import Recipe, resolve_checkpoint, train
 from palimpsest.training.data import batch_source
