@@ -88,12 +88,12 @@ class Settings(Record):
 class Results(Measurement):
     """All that was found; the summaries themselves are in ``summaries.jsonl`` of each run.
 
-    The commit and the day are those of the report; ``training_commits`` has those of the trainings, where recorded.
+    The commit and the day are those of the report; ``training_commits`` has those of the trainings.
     """
 
     settings: Settings
     data_fingerprint: str
-    training_commits: dict[str, str] = Field(default_factory=dict)
+    training_commits: dict[str, str]
     parameters: dict[str, int]
     training_seconds: dict[str, float]
     training_flops: dict[str, float]
@@ -244,7 +244,8 @@ def _report(work: Path, settings: Settings, folder: Path) -> Path:
         training_flops={name: log.provenance.flops for name, log in logs.items()},
         records=tuple(record for run in runs.values() for record in read_jsonl(run / "summaries.jsonl", SummaryRecord)),
     )
-    path = results.save(folder, "stories" if settings.pairs == "stories" else Path(settings.pairs).stem)
+    pairs = "stories" if settings.pairs == "stories" else Path(settings.pairs).stem
+    path = results.save(folder, f"{pairs}-{settings.steps}-updates")
     write_atomic(path.with_suffix(".md"), render(results))
     print(f"Results: {path} and {path.with_suffix('.md').name}")
     return path
