@@ -8,7 +8,8 @@ from continual_records import Results
 
 from palimpsest.records import PositionLossRecord
 from palimpsest.report.tables import markdown_of
-from palimpsest.statistics import Estimate, contrast, contrast_across_seeds
+from palimpsest.statistics import Estimate
+from palimpsest.statistics.seeds import contrast_of_models
 from palimpsest.statistics.text_probes import Range, mean_loss
 from palimpsest.study.perplexity import UNITS, DocumentLossRecord, loss_per, perplexity
 
@@ -137,9 +138,7 @@ def _difference(a: dict[Key, float], b: dict[Key, float], start: int) -> Estimat
     keys = [key for key in a if key[2] == start and key in b]
     mine, other = ([side[key] for key in keys] for side in (a, b))
     seeds, documents = [key[0] for key in keys], [key[1] for key in keys]
-    if len(set(seeds)) == 1:
-        return contrast(mine, other, method="paired_t", clusters=documents)
-    return contrast_across_seeds(mine, other, seeds, within="paired_t", clusters=documents)
+    return contrast_of_models(mine, other, seeds, within="paired_t", clusters=documents)
 
 
 def _place(where: Range) -> str:

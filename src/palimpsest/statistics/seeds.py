@@ -90,6 +90,27 @@ def contrast_across_seeds(
     return _within(wider(between, items), -1.0 if within == "mcnemar_newcombe" else -math.inf)
 
 
+def contrast_of_models(
+    a: ArrayLike,
+    b: ArrayLike,
+    seeds: Sequence[Hashable],
+    *,
+    within: ContrastMethod = "mcnemar_newcombe",
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+) -> Estimate:
+    """Estimate mean(a) - mean(b) of the models at hand: over seeds where there are several, else over pairs alone.
+
+    Arguments as of ``contrast_across_seeds``. With one seed the interval speaks of that checkpoint, not of others.
+
+    Raises:
+        InputError: as ``contrast``.
+    """
+    if len(set(seeds)) == 1:
+        return contrast(a, b, method=within, clusters=clusters, level=level)
+    return contrast_across_seeds(a, b, seeds, within=within, clusters=clusters, level=level)
+
+
 def seed_means(values: ArrayLike, seeds: Sequence[Hashable]) -> dict[Hashable, float]:
     """Return the mean of each seed's items, in order of appearance: the points to draw beside the interval.
 

@@ -5,14 +5,8 @@ from typing import NamedTuple
 
 from palimpsest.errors import InputError
 from palimpsest.records import ItemRecord, PositionLossRecord, VerdictRecord
-from palimpsest.statistics import (
-    Estimate,
-    contrast,
-    contrast_across_seeds,
-    decide,
-    estimate,
-    estimate_across_seeds,
-)
+from palimpsest.statistics import Estimate, decide, estimate, estimate_across_seeds
+from palimpsest.statistics.seeds import contrast_of_models
 from palimpsest.study.plan import THE_ONE, Evaluation
 from palimpsest.study.spec import ClaimSpec
 
@@ -130,9 +124,7 @@ def _difference(claim: ClaimSpec, own: list[Outcome], other: list[Outcome], leve
     a, b = [o.value for o in own], [o.value for o in other]
     seeds = [o.seed for o in own]
     method = "mcnemar_newcombe" if claim.measure == "accuracy" else "paired_t"
-    if len(set(seeds)) == 1:
-        return contrast(a, b, method=method, level=level)
-    return contrast_across_seeds(a, b, seeds, within=method, level=level)
+    return contrast_of_models(a, b, seeds, within=method, level=level)
 
 
 def _file(claim: ClaimSpec, arm: str, seed: int, main: Evaluation) -> str:

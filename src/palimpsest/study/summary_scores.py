@@ -5,7 +5,8 @@ from typing import Literal, get_args
 
 from palimpsest.errors import InputError
 from palimpsest.records import Record
-from palimpsest.statistics import Estimate, contrast, contrast_across_seeds, estimate
+from palimpsest.statistics import Estimate, contrast, estimate
+from palimpsest.statistics.seeds import contrast_of_models
 
 Writer = Literal["model", "lead", "tail", "random"]
 WRITERS: tuple[Writer, ...] = get_args(Writer)
@@ -127,9 +128,7 @@ def arm_difference(
     groups = {(each.seed, each.pair_id): each.group for each in records}
     mine, other = [a[key] for key in keys], [b[key] for key in keys]
     clusters, seeds = [groups[key] for key in keys], [seed for seed, _ in keys]
-    if len(set(seeds)) == 1:
-        return contrast(mine, other, method="paired_t", clusters=clusters, level=level)
-    return contrast_across_seeds(mine, other, seeds, within="paired_t", clusters=clusters, level=level)
+    return contrast_of_models(mine, other, seeds, within="paired_t", clusters=clusters, level=level)
 
 
 def _summarised(records: Sequence[SummaryRecord], writer: Writer, intervention: str) -> set[tuple[int, str]]:
